@@ -6,7 +6,7 @@ the model's depth (`depths`), so that a first edit never fails for want of evide
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -106,9 +106,8 @@ def from_record(
         if problem.code != "no_proposal":
             raise
         said = problem.message
-    parallel = bool(record.get("parallel"))
-    sizes = record.get(OUTPUT_RMS)
-    found = by_depths(editor, n_layers, mlp_size, changes, parallel, chat=chat, output_rms=sizes)
+    guess = {**record, "hparams": depths(n_layers, mlp_size, bool(record.get("parallel")))}
+    found = hparams_for(guess, editor, n_layers, changes, chat=chat)
     warning = (
         f"hyper-parameters are fractions of the model's depth, as a probe proposes none ({said}); "
         "a probe of facts that the model knows may do better: POST /probes"
@@ -121,23 +120,18 @@ def by_depths(
     n_layers: int,
     mlp_size: int,
     changes: Mapping[str, Any],
-    parallel: bool = False,
     *,
     chat: bool = False,
-    output_rms: Sequence[float] | None = None,
 ) -> EditorHParams:
     """Complete hyper-parameters of an editor by fractions of the depth, with changes over them.
-
-    ``output_rms``: of the record of a probe that proposes nothing.
 
     Raises:
         InvalidHParams: an editor without automatic hyper-parameters, wrong changes, a model of too
             few layers.
     """
-    record: dict[str, Any] = {"hparams": depths(n_layers, mlp_size, parallel)}
-    if output_rms is not None:
-        record[OUTPUT_RMS] = output_rms
-    return hparams_for(record, editor, n_layers, changes, chat=chat)
+    return hparams_for(
+        {"hparams": depths(n_layers, mlp_size)}, editor, n_layers, changes, chat=chat
+    )
 
 
 def hparams_for(

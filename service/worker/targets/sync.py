@@ -70,7 +70,7 @@ class Sync:
             state = self._loaded(state, manifest, name, seen)
         proof = self._proof(state, manifest, name, bool(plain))
         if not there:
-            self._check_listed(name, manifest)
+            self._check_listed(state, manifest, name)
         self._reach("record")
         seconds = round((now() - began).total_seconds(), 3)
         update = {
@@ -210,11 +210,15 @@ class Sync:
             return self._prove(name, asked)
         except TargetFailed as error:
             if error.code == "wrong_answer" and not plain:
-                self._server.unload(name)
-            if error.code == "wrong_answer" and self._server.replaces:
-                wrong = {"version": None, "model": None, "proof": None, "lost_at": now()}
-                self._store.targets.set_state(self._record.id, state.model_copy(update=wrong))
+                self._taken_back(state, name)
             raise
+
+    def _taken_back(self, state: TargetState, name: str) -> None:
+        """Unload what the server shall not answer by; one that replaces has no version then."""
+        self._server.unload(name)
+        if self._server.replaces:
+            wrong = {"version": None, "model": None, "proof": None, "lost_at": now()}
+            self._store.targets.set_state(self._record.id, state.model_copy(update=wrong))
 
     def _prove(self, model: str, asked: list[Question]) -> Proof:
         return prove(
@@ -231,18 +235,19 @@ class Sync:
         if alias is None or self._alias_is_right(seen, manifest):
             return state
         state = self._loaded(state, manifest, alias, seen)
-        self._check_listed(alias, manifest)
+        self._check_listed(state, manifest, alias)
         return state
 
-    def _check_listed(self, name: str, manifest: Manifest) -> None:
-        """Check that the server lists what it has loaded: every look goes by that.
+    def _check_listed(self, state: TargetState, manifest: Manifest, name: str) -> None:
+        """Check that the server lists what it has loaded; it is unloaded where it does not.
 
-        Without it each look would push the version again, and count it as a success.
+        Every look goes by the list: it would push the version again, and count it as a success.
 
         Raises:
             TargetFailed: ``not_listed``.
         """
         if not self._has(self._server.look(), name, manifest):
+            self._taken_back(state, name)
             raise TargetFailed(
                 "not_listed",
                 f"the server has loaded {name}, but does not list it with its folder "

@@ -18,7 +18,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe import auto
 from jeep_core.probe.defaults.choose import choose
-from jeep_core.probe.defaults.from_record import by_depths, depths
+from jeep_core.probe.defaults.from_record import by_depths, depths, from_record, hparams_for
 from jeep_core.probe.defaults.general import KNOWLEDGE, general_knowledge
 from jeep_core.probe.defaults.kept import kept
 from jeep_core.probe.defaults.knowledge import known_facts
@@ -92,9 +92,14 @@ class TestDepths:
     def test_every_depth_of_three_layers_and_more_can_be_edited(self, parallel: bool) -> None:
         for n_layers in range(3, 130):
             for editor in EDITORS:
-                by_depths(editor, n_layers, 64, {}, parallel)
+                hparams_for({"hparams": depths(n_layers, 64, parallel)}, editor, n_layers)
             if n_layers > 3 and parallel:
                 assert 0 not in depths(n_layers, 64, parallel)["low"]["layers"]
+
+    def test_without_a_proposal_steps_are_still_by_the_size_of_the_weights(self) -> None:
+        record = {"hparams": None, "why_no_proposal": "it knows nothing", OUTPUT_RMS: [0.01] * 12}
+        chosen = from_record(record, "locft", 12, 64, {}, "probe now")
+        assert (chosen.source, chosen.hparams.model_dump()["learning_rate"]) == ("depths", 5e-5)
 
     def test_two_layers_are_too_few_for_two_regions(self) -> None:
         with pytest.raises(InvalidHParams, match="the high region must lie above"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from multiprocessing import Pipe
-from typing import Any
 
 import pytest
 
@@ -42,6 +41,14 @@ def goes_away(cluster: RayCluster, run: Run, *busy: int) -> None:
     cluster._refused(run, link, NoCluster("it is away"))
 
 
+def comes_back(cluster: RayCluster, run: Run, unit: int) -> None:
+    """The cluster is there again, and has done a part of a unit."""
+    cluster._look(run)
+    run.ledger.progress(unit, 5)
+    cluster._look(run)
+    assert run.away is None
+
+
 def test_the_wait_of_one_run_is_not_that_of_the_next(
     cluster: RayCluster, clock: list[float]
 ) -> None:
@@ -64,10 +71,7 @@ def test_a_unit_that_ends_the_cluster_again_and_again_ends_the_work(
     run = run_of(cluster, 1)
     for _ in range(2):
         goes_away(cluster, run, 0)
-        cluster._look(run)
-        run.ledger.progress(0, 5)
-        cluster._look(run)
-        assert run.away is None
+        comes_back(cluster, run, 0)
     goes_away(cluster, run, 0)
     with pytest.raises(NoCluster, match="3 times in the same part"):
         cluster._look(run)
@@ -76,14 +80,11 @@ def test_a_unit_that_ends_the_cluster_again_and_again_ends_the_work(
 def test_a_cluster_that_goes_away_now_and_then_is_waited_for(
     cluster: RayCluster, clock: list[float]
 ) -> None:
-    run: Any = run_of(cluster, 1)
+    run = run_of(cluster, 1)
     goes_away(cluster, run, 0)
     assert run.ledger.next() == 0
     run.ledger.done(0, "found")
     cluster._look(run)
     for _ in range(2):
         goes_away(cluster, run, 1)
-        cluster._look(run)
-        run.ledger.progress(1, 5)
-        cluster._look(run)
-    assert run.away is None
+        comes_back(cluster, run, 1)

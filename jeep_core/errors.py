@@ -20,6 +20,7 @@ Every exception, also of the service, has a ``code`` by which a client can ident
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +161,25 @@ class Cancelled(JeepError):
     """The caller asked a long computation to end (`jeep_core.monitor.Monitor.check`)."""
 
     code = "cancelled"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the device or of the host was not enough.
+
+    There is no type for it: PyTorch raises a ``RuntimeError`` that names its allocator, a failed
+    ``mmap`` an ``OSError``, and C code that was given no memory may fail without an exception,
+    for which Python raises a ``SystemError``.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    if isinstance(error, SystemError):
+        return "without exception set" in said
+    # by its name: this module is also imported where PyTorch is not
+    named = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in said
+    return isinstance(error, RuntimeError) and named
 
 
 def reason_of(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from jeep_core.errors import Cancelled
+from jeep_core.errors import Cancelled, is_out_of_memory, reason_of
 from jeep_core.executors.version import load_source
 from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.workshop import Workshop, sendable
@@ -142,12 +142,11 @@ def serve(line: Line) -> None:
 
 def _explained(error: Exception, limit: int) -> Exception:
     """The error of a worker that cannot begin; of one whose memory does not hold the model."""
-    # a library that is given no memory may also fail without saying why
-    silent = isinstance(error, SystemError) and "without exception set" in str(error)
-    lacks = isinstance(error, MemoryError) or silent or "allocate memory" in str(error).lower()
-    if limit == resource.RLIM_INFINITY or not lacks:
+    if limit == resource.RLIM_INFINITY or not is_out_of_memory(error):
         return error
-    return MemoryError(f"the model does not fit into a worker's {limit >> 20} MiB: {error}")
+    return MemoryError(
+        f"the model does not fit into a worker's {limit >> 20} MiB: {reason_of(error)}"
+    )
 
 
 def work_on(line: Line, shop: Workshop, run: int, number: int, unit: Any) -> None:

@@ -45,7 +45,7 @@ def optimise(
     Raises:
         Whatever ``monitor.check`` raises; it is called before every step.
         NumericalError: the loss of a fact is not finite.
-        torch.OutOfMemoryError: a single fact does not fit.
+        MemoryError or RuntimeError: a single fact does not fit, see ``is_out_of_memory``.
         WorkersLost, NoCluster: the executor's workers are gone.
     """
     base = view.base

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from jeep_core.errors import is_out_of_memory
 from jeep_core.executors.work import Bench, Work, evenly
 from jeep_core.values.batch import Pool
 from jeep_core.values.defaults import unit_facts
@@ -70,7 +71,7 @@ def optimise_unit(bench: Bench, common: Common, unit: Unit) -> Values:
     Raises:
         Whatever ``monitor.check`` raises; it is called before every step.
         NumericalError: the loss of a fact is not finite.
-        torch.OutOfMemoryError: a single fact does not fit.
+        MemoryError or RuntimeError: a single fact does not fit, see ``is_out_of_memory``.
     """
     facts, limit, monitor = unit.facts, common.limit, bench.monitor
     waiting = deque(range(len(facts)))
@@ -97,7 +98,9 @@ def optimise_unit(bench: Bench, common: Common, unit: Unit) -> Values:
                 pool.admit(chosen)
                 chosen = []  # the pool counts them from now on
             finished = pool.step()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             # halve the number held; facts that leave begin again from δ = 0
             together = len(pool) + len(chosen)
             if together == 1:

@@ -70,7 +70,7 @@ def library(name: str) -> Iterator[Any]:
     from safetensors import SafetensorError
 
     from jeep_core.commands import WrongArgument
-    from jeep_core.errors import JeepError
+    from jeep_core.errors import JeepError, is_out_of_memory, reason_of
 
     try:
         yield import_module(f"jeep_core.commands.{name}")
@@ -79,6 +79,14 @@ def library(name: str) -> Iterator[Any]:
         raise typer.Exit(EXIT_USAGE) from None
     except (JeepError, OSError, SafetensorError) as error:
         complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
+    except (MemoryError, RuntimeError, SystemError) as error:
+        if not is_out_of_memory(error):
+            raise
+        complain(
+            f"jeep: memory is not enough ({reason_of(error)}): `jeep plan` says how much a model "
+            "needs; --dtype bfloat16 and another --device are ways to need less here"
+        )
         raise typer.Exit(EXIT_FAILED) from None
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from jeep_core.errors import Coded, FieldProblem, JeepError
+from jeep_core.errors import Coded, FieldProblem, JeepError, is_out_of_memory
 from service.contracts.jobs import JobError
 from service.queue import QueueError
 from service.store import HeadMoved, StaleFence, StoreError, is_disk_full
-from service.worker.memory import is_out_of_memory
 
 
 class Refused(Coded, Exception):

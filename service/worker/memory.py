@@ -1,4 +1,4 @@
-"""Memory of the process: running out of it, and giving back what a job no longer needs."""
+"""Memory of the process: giving back what a job no longer needs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-
-CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""PyTorch raises a bare RuntimeError that names it when the host's memory is used up."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the device or of the host was not enough."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
 
 
 def release_cached() -> None:

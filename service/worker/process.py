@@ -14,7 +14,7 @@ from types import FrameType
 import torch
 from transformers.utils import logging as transformers_logging
 
-from jeep_core.errors import JeepError, reason_of
+from jeep_core.errors import JeepError, is_out_of_memory, reason_of
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from service.contracts.jobs import Lane
@@ -94,7 +94,9 @@ class Worker:
             except (StoreError, JeepError, SettingsError, OSError) as error:
                 log.error("%s", error)
                 return 1 if is_disk_full(error) else EXIT_CONFIG
-            except (MemoryError, torch.OutOfMemoryError) as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
                 return 1
             try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-from jeep_core.errors import UnsupportedModel, reason_of
+from jeep_core.errors import UnsupportedModel, is_out_of_memory, reason_of
 
 
 @contextmanager
@@ -18,13 +16,16 @@ def refused_as(sentence: str, advice: str) -> Iterator[None]:
     ``Exception``.  A machine without enough memory is no fault of a folder.
 
     Raises:
-        UnsupportedModel: the block raised an error other than a lack of memory.
+        MemoryError: memory was not enough, in whatever way a library has said so.
+        UnsupportedModel: the block raised another error.
     """
     try:
         yield
-    except (UnsupportedModel, MemoryError, torch.OutOfMemoryError):
+    except (UnsupportedModel, MemoryError):
         raise
     except BaseException as error:
+        if is_out_of_memory(error):
+            raise MemoryError(reason_of(error)) from error
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # Ctrl-C and the like
         raise UnsupportedModel(f"{sentence} ({reason_of(error)}): {advice}") from None

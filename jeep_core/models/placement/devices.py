@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from jeep_core.errors import UnsupportedModel, reason_of
+from jeep_core.errors import UnsupportedModel, is_out_of_memory, reason_of
 from jeep_core.models.families import Family
 from jeep_core.models.placement.device_map import BALANCED, Layout, balanced, is_map, layout_of
 
@@ -71,9 +71,9 @@ def _check(name: str) -> None:
     """Raise ``UnsupportedModel`` if this machine has no such device, or it holds no numbers."""
     try:
         torch.empty(1, device=name).tolist()
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UnsupportedModel(
             f"device {name!r} cannot be used here ({reason_of(error)}): choose auto or cpu"
         ) from None

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import torch
 
-from jeep_core.errors import JeepError, reason_of
+from jeep_core.errors import JeepError, is_out_of_memory, reason_of
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from service.contracts.jobs import Lane
@@ -93,7 +93,9 @@ class Follower:
             except (StoreError, JeepError, SettingsError, OSError) as error:
                 log.error("this follower cannot join: %s", error)
                 return EXIT_CONFIG
-            except (MemoryError, torch.OutOfMemoryError) as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
                 return 1
             try:

@@ -247,8 +247,16 @@ def test_nothing_of_the_optimisation_outlives_it(gptj: LoadedModel, objective: O
     assert left() is None
 
 
-def out_of_memory_above(view: ModelView, lines: int, seen: list[int]) -> None:
-    """Let the view's first block run out of memory like a device, from a number of facts on.
+SCARCE = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+def out_of_memory_above(
+    view: ModelView, lines: int, seen: list[int], error: RuntimeError = SCARCE[0]
+) -> None:
+    """Let the view's first block run out of memory, from a number of facts on.
 
     The first pass is over what all rows of a prefix share, and is let through.
     """
@@ -256,15 +264,16 @@ def out_of_memory_above(view: ModelView, lines: int, seen: list[int]) -> None:
     def hook(module: Any, args: tuple[torch.Tensor, ...]) -> None:
         seen.append(len(args[0]))
         if len(seen) > 1 and len(args[0]) > lines:
-            raise torch.OutOfMemoryError("out of memory")
+            raise error
 
     tiny.blocks(view.model)[0].register_forward_pre_hook(hook)
 
 
-def test_a_batch_that_does_not_fit_is_halved(gptj: LoadedModel) -> None:
+@pytest.mark.parametrize("error", SCARCE, ids=["device", "host"])
+def test_a_batch_that_does_not_fit_is_halved(gptj: LoadedModel, error: RuntimeError) -> None:
     """A line a fact: five do not fit, two do."""
     view, seen = ModelView(gptj), []
-    out_of_memory_above(view, 2, seen)
+    out_of_memory_above(view, 2, seen, error)
     values = optimise(view, tokens(gptj), TWO_SITES)
     assert seen[1:] == [5, 2, 2, 1]
     assert_same(values, optimise(ModelView(gptj), tokens(gptj), TWO_SITES))

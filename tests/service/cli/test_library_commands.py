@@ -234,6 +234,17 @@ def test_an_error_of_the_library_is_one_sentence_and_exit_code_1(
         assert shown.stderr == f"jeep: {error}\n"
 
 
+def test_too_little_memory_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = called(monkeypatch, probe, "run")
+    stand_in.side_effect = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    shown = run("probe", "--out", "x")
+    assert shown.exit_code == 1
+    assert shown.stderr.startswith("jeep: memory is not enough (DefaultCPUAllocator: can't all")
+    assert shown.stderr.count("\n") == 1
+    stand_in.side_effect = RuntimeError("a defect")
+    assert isinstance(run("probe", "--out", "x").exception, RuntimeError)
+
+
 def test_without_torch_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for words in (

@@ -163,17 +163,23 @@ def test_a_store_of_another_model_says_which_and_how_to_go_on(
     assert "(JEEP_MODEL, JEEP_DTYPE), or choose another JEEP_STORE" in message
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError("80 GiB"), RuntimeError("cannot allocate memory: 80 GiB")], ids=repr
+)
 def test_a_model_that_does_not_fit_into_memory_is_tried_again(
-    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     """Others may have the memory: the service starts the worker again after a while."""
 
     def load(*_: object) -> None:
-        raise MemoryError("80 GiB")
+        raise error
 
     monkeypatch.setattr(common, "load", load)
     assert Worker(Settings(store=store.root)).run() == 1
-    assert "atlas-gptj does not fit into memory: 80 GiB" in caplog.text
+    assert f"atlas-gptj does not fit into memory: {error}" in caplog.text
 
 
 def test_the_bundled_texts_pass_the_checks_at_start() -> None:

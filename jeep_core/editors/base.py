@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -185,20 +186,28 @@ def carry_out(editor: Editor, context: EditContext, hparams: Any) -> EditorOutco
 
 
 def answer_pairs(
-    context: EditContext, rows: Sequence[PromptTokens], layers: Sequence[int]
+    context: EditContext,
+    rows: Sequence[PromptTokens],
+    layers: Sequence[int],
+    *,
+    bfloat16: bool = False,
 ) -> dict[int, Pairs]:
     """Gradient pairs u (n, d_ff), δ (n, d) by layer, of all tokens that predict an answer's.
 
-    See ``gradient_pairs``; rows come in order of length.
+    See ``gradient_pairs``; rows come in order of length.  ``bfloat16``: take products in that type.
     """
+    twin = context.twin() if bfloat16 else None
+    view = context.view if twin is None else twin.now()
     size = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
     found: dict[int, list[Pairs]] = {layer: [] for layer in layers}
     seen = 0
     for index in batches(rows, size):
         context.report("gradients", seen, len(rows))
         chunk = [rows[i] for i in index]
-        for layer, pairs in gradient_pairs(context.view, chunk, layers, answers=True).items():
-            found[layer].append(pairs)
+        with nullcontext() if twin is None else twin.products():
+            pairs = gradient_pairs(view, chunk, layers, answers=True)
+        for layer, one in pairs.items():
+            found[layer].append(one)
         seen += len(index)
     return {
         layer: (torch.cat([u for u, _ in parts]), torch.cat([delta for _, delta in parts]))

@@ -18,6 +18,8 @@ Rule = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 PAIRED_ROWS = 32
 """Rows whose gradients are taken together."""
+TRIED_ROWS = 128
+"""Rows at most of which a try of a step's size is made."""
 _TARGET = re.compile(r"[\w.]+:\w+")
 
 
@@ -87,8 +89,8 @@ class Following:
     ``every_token`` or of those that predict an answer.  ``batch``: rows that are run together.
     ``ends``: tokens that are learned after an answer.  ``projected``: whether gradients are
     projected by second moments.  ``solves``: whether the update is a least-squares solution.
-    ``blocks`` of ``rank``: the network's, 0 without one.  ``tries``: forward passes over all facts
-    that look for the size of the step.
+    ``blocks`` of ``rank``: the network's, 0 without one.  ``tries``: forward passes over
+    `TRIED_ROWS` at most that look for the size of the step.
     """
 
     layers: Sequence[int]

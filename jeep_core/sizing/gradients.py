@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from jeep_core.editors.record import Following
+from jeep_core.editors.record import TRIED_ROWS, Following
 from jeep_core.moments.source import BATCH_TOKENS, GRADIENT_TOKENS
 from jeep_core.sizing.architecture import BYTES, Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload
@@ -94,8 +94,10 @@ def pairs(arch: Architecture, editing: Editing, load: Workload, settings: Settin
     ops = forward(arch, tokens, arch.layers + backward, load.tokens)
     logits = head(arch, rows * (read_places(editing, load) + 1))
     ops += 2 * logits
-    ops += follows.tries * (forward(arch, tokens, arch.layers, load.tokens) + logits)
-    reads = (2 + follows.tries) * ceil(rows / follows.batch) * arch.parameters * weight
+    # a try runs some of the rows from the lowest layer on
+    tried = follows.tries * min(rows, TRIED_ROWS) / rows
+    ops += tried * (forward(arch, tokens, arch.layers - editing.first, load.tokens) + logits)
+    reads = (2 + tried) * ceil(rows / follows.batch) * arch.parameters * weight
     block = 4.0 * (arch.d + arch.d_ff) * follows.rank
     network = _pairs_of(editing, load) * follows.blocks * block * len(editing.matrices)
     return Work(matrix=ops, single=network, read_bytes=reads)

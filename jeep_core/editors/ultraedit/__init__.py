@@ -18,6 +18,7 @@ record = EditorRecord(
         # the more layers share the work, the less each takes from neighbors
         "layers": range(found["low"]["layers"][0], found["high"]["layers"][-1] + 1),
         "target_probability": 0.35,
+        "compute_dtype": found.get("compute_dtype", "model"),
     },
     order=9,
     plot=PlotStyle(ORANGE, "*", ":"),

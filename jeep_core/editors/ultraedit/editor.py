@@ -40,7 +40,8 @@ class UltraEdit:
         view = context.view
         base = view.base
         rows = [row for fact in context.facts for row in fact.all_rows]
-        pairs = answer_pairs(context, rows, hparams.layers)
+        bfloat16 = hparams.compute_dtype == "bfloat16"
+        pairs = answer_pairs(context, rows, hparams.layers, bfloat16=bfloat16)
         outcome = EditorOutcome()
         directions: dict[int, Direction] = {}
         for done, layer in enumerate(hparams.layers):
@@ -52,7 +53,8 @@ class UltraEdit:
             directions[layer] = _direction(pairs.pop(layer), running, f"layer {layer}")
         size = hparams.step_size
         if hparams.target_probability is not None:
-            size = found_step(context, rows, directions, hparams.target_probability)
+            aim = hparams.target_probability
+            size = found_step(context, rows, directions, aim, bfloat16=bfloat16)
         for done, layer in enumerate(hparams.layers):
             context.report("write", done, len(hparams.layers))
             name = base.family.weight_name(layer)
@@ -101,9 +103,9 @@ def _tensors(layer: int, running: RunningMoments) -> dict[str, torch.Tensor]:
 
 def _direction(pairs: Pairs, running: RunningMoments, name: str) -> Direction:
     """Δ/η (out, in) for ``pairs`` h (n, in) and g (n, out)."""
-    keys = pairs[0]
+    keys, gradients = pairs
     # (n, in + out)
     hat = running.standardised(torch.cat(pairs, dim=1))
     keys_hat, gradients_hat = hat[:, : keys.shape[1]], hat[:, keys.shape[1] :]
     squares = keys_hat.square().sum(dim=1, keepdim=True)
-    return Direction(squares, gradients_hat, ridge_inverse(keys, RIDGE, name))
+    return Direction(squares, gradients_hat, gradients, ridge_inverse(keys, RIDGE, name))

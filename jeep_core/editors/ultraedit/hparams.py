@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from jeep_core.spec.hparams import LayersHParams, Positive
 
-WIDENINGS = 5
-"""How often a search makes the step larger."""
-HALVINGS = 3
-"""Bisections of the last widening, by ratio: the step is within a fifth of the smallest one."""
+DOUBLINGS = 5
+"""How often a search makes the first step larger, or smaller."""
+HALVINGS = 2
+"""Bisections of the last doubling, by ratio: the step is within a fifth of the smallest one."""
 
 
 class UltraEditHParams(LayersHParams):
@@ -27,16 +29,20 @@ class UltraEditHParams(LayersHParams):
         gt=0,
         lt=1,
         description="Take, in place of step_size, about the smallest step with which the facts' "
-        "answers have this probability on average, found by forward passes; default: step_size",
+        "answers have this probability on average, found by forward passes over 128 of them at "
+        "most; default: step_size",
     )
     n_prefixes: int = Field(
         1, ge=1, le=64, description="Texts that a fact is asked after; the empty one counts as one"
     )
+    compute_dtype: Literal["model", "bfloat16"] = Field(
+        "model", description="Type of the matrix products of the passes; systems are float64"
+    )
 
     @property
     def tries(self) -> int:
-        """Forward passes over all facts that look for the step, at most."""
-        return 0 if self.target_probability is None else 1 + WIDENINGS + HALVINGS
+        """Forward passes that look for the step, at most."""
+        return 0 if self.target_probability is None else 1 + DOUBLINGS + HALVINGS
 
     @property
     def prefix_count(self) -> int:

@@ -1,50 +1,67 @@
 """The step size η that makes the batch's own answers probable, found by forward passes.
 
-A matrix moves by η times a direction that is known before, so one pass forward over the batch says
-what an η does.  The authors' η is a constant for models of one width.
+A matrix moves by η times a direction that is known before, so one pass forward over facts of the
+batch says what an η does.  The authors' η is a constant for models of one width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from jeep_core.editors.base import EditContext
-from jeep_core.editors.record import PAIRED_ROWS
-from jeep_core.editors.ultraedit.hparams import HALVINGS, WIDENINGS
+from jeep_core.editors.record import PAIRED_ROWS, TRIED_ROWS
+from jeep_core.editors.ultraedit.hparams import DOUBLINGS, HALVINGS
 from jeep_core.models.delta import Update
+from jeep_core.models.views import ModelView, hooked
 from jeep_core.spec.positions import PromptTokens
-from jeep_core.values.gradient_pairs import batches, read
+from jeep_core.values.gradient_pairs import Entered, batches, enter, read
 
-FIRST_NORM = 1e-3
-"""‖Δ‖/‖W‖ of the layer that moves farthest, with the first step that is tried."""
-WIDENING = 4.0
-"""How much larger the step is made, until the answers are probable enough."""
+LEAST_GAIN = 1.1
+"""A doubled step that does not raise the probability so many times is not worth its harm."""
+FIRST_DROP = 16.0
+"""Nats by which the first step that is tried would lower a row's loss, were it linear in η.
+
+That is more than there is to lower: a loss bends soon, and steps near this one were found on three
+models (docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Δ/η of a layer: tokens' ‖ĥ‖² (n, 1) and ĝ (n, out), and the solution (in, n), float64."""
+    """Δ/η of a layer: tokens' ‖ĥ‖² (n, 1), ĝ and g (n, out), and the solution (in, n), float64."""
 
     squares: torch.Tensor
+    standardised: torch.Tensor
     gradients: torch.Tensor
     solution: torch.Tensor
 
     def update(self, step_size: float) -> Update:
         """Δ (out, in) with this η."""
-        # (n, out)
-        shifts = -step_size * self.squares * self.gradients
-        return Update.of(shifts.T, self.solution)
+        return Update.of(-step_size * self._shifts.T, self.solution)
 
-    def norm(self) -> float:
-        """‖Δ/η‖."""
-        # (n, out); ‖A B‖² = ⟨AᵀA, B Bᵀ⟩ needs no product of the size of the matrix
-        shifts = self.squares * self.gradients
-        if len(shifts) > len(self.solution):
-            return float((self.solution @ shifts).norm())
-        return float(((shifts @ shifts.T) * (self.solution.T @ self.solution)).sum().sqrt())
+    @property
+    def slope(self) -> float:
+        """Nats by which the summed loss of the rows falls per unit of η, were all moved by v."""
+        return float((self._shifts * self.gradients).sum())
+
+    def factors(self, dtype: torch.dtype) -> list[torch.Tensor]:
+        """What an output moves by per unit of η, h times these (in, r), (r, out) or (in, out).
+
+        The product of the two is taken where that is the smaller matrix.
+        """
+        first, second = self.solution, -self._shifts
+        if first.numel() + second.numel() > len(first) * second.shape[1]:
+            return [(first @ second).to(dtype)]
+        return [first.to(dtype), second.to(dtype)]
+
+    @property
+    def _shifts(self) -> torch.Tensor:
+        """‖ĥ‖²ĝ (n, out)."""
+        return self.squares * self.standardised
 
 
 def found_step(
@@ -52,62 +69,108 @@ def found_step(
     rows: Sequence[PromptTokens],
     directions: Mapping[int, Direction],
     probability: float,
+    *,
+    bfloat16: bool = False,
 ) -> float:
-    """About the smallest η with which answers have this mean probability, else the best one tried.
+    """About the smallest η with which answers have this mean probability.
 
-    ``rows`` are those of the batch; a row's probability is the geometric mean over its answer's
-    tokens.
+    Where a doubled η no longer raises it by a tenth, the one before.
+
+    ``rows`` are those of the batch, of which `TRIED_ROWS` are asked at most; a row's probability
+    is the geometric mean over its answer's tokens.  ``bfloat16``: take products in that type.
 
     Raises:
         Cancelled: checked before every pass.
-        NumericalError: an update is not finite.
     """
-    base = context.view.base
-    farthest = max(
-        direction.norm() / float(base.model.get_parameter(base.family.weight_name(layer)).norm())
-        for layer, direction in directions.items()
-    )
-    if not farthest > 0:
+    slope = sum(direction.slope for direction in directions.values()) / len(rows)
+    if not slope:
         return 0.0
-    total, tried = WIDENINGS + 1 + HALVINGS, dict[float, float]()
+    trial = _Trial(context, _spread(rows), directions, bfloat16)
+    total, tried = 1 + DOUBLINGS + HALVINGS, dict[float, float]()
 
-    def reached(size: float) -> bool:
-        context.report("step size", len(tried), total)
-        tried[size] = _probability(context, rows, directions, size)
-        return tried[size] >= probability
+    def reached(size: float) -> float:
+        if size not in tried:
+            context.report("step size", len(tried), total)
+            tried[size] = trial.probability(size)
+        return tried[size]
 
-    below, size = 0.0, FIRST_NORM / farthest
-    for _ in range(WIDENINGS + 1):
-        if reached(size):
+    def may_try() -> bool:
+        return len(tried) <= DOUBLINGS
+
+    def wanted(so_far: float) -> float:
+        """Of a smaller step, to be taken instead."""
+        return probability if so_far >= probability else so_far / LEAST_GAIN
+
+    size = FIRST_DROP / abs(slope)
+    while reached(size) < probability and may_try():
+        if reached(2 * size) < LEAST_GAIN * reached(size):
             break
-        below, size = size, WIDENING * size
-    else:
-        context.report("step size", total, total)
-        return max(tried, key=lambda one: tried[one])
-    for _ in range(HALVINGS if below else 0):
-        middle = (below * size) ** 0.5
-        if reached(middle):
-            size = middle
-        else:
-            below = middle
+        size *= 2
+    # the first one may have been large enough, or so large that it does harm alone
+    while may_try() and reached(size / 2) >= wanted(reached(size)):
+        size /= 2
+    if reached(size) >= probability:
+        low = size / 2
+        for _ in range(HALVINGS):
+            middle = (low * size) ** 0.5
+            low, size = (low, middle) if reached(middle) >= probability else (middle, size)
     context.report("step size", total, total)
     return size
 
 
-@torch.no_grad()
-def _probability(
-    context: EditContext,
-    rows: Sequence[PromptTokens],
-    directions: Mapping[int, Direction],
-    size: float,
-) -> float:
-    """The mean probability of the rows' answers when the view is moved by η = ``size``."""
-    view = context.view.fork()
-    for layer, direction in directions.items():
-        view.update(view.base.family.weight_name(layer), direction.update(size))
-    total = 0.0
-    together = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
-    for index in batches(rows, together):
-        chunk = [rows[i] for i in index]
-        total += float(read(view, chunk).nll(len(chunk)).neg().exp().sum())
-    return total / len(rows)
+def _spread(rows: Sequence[PromptTokens]) -> list[PromptTokens]:
+    """`TRIED_ROWS` of the rows at most, from the first to the last."""
+    take = min(len(rows), TRIED_ROWS)
+    return [rows[i * len(rows) // take] for i in range(take)]
+
+
+class _Trial:
+    """Some rows at the entry of the lowest layer that moves, and what each layer would move by."""
+
+    def __init__(
+        self,
+        context: EditContext,
+        rows: Sequence[PromptTokens],
+        directions: Mapping[int, Direction],
+        bfloat16: bool,
+    ) -> None:
+        self.twin = context.twin() if bfloat16 else None
+        self.view = context.view if self.twin is None else self.twin.now()
+        base = context.view.base
+        dtype = torch.bfloat16 if bfloat16 or base.dtype == torch.bfloat16 else torch.float32
+        self.factors = {layer: one.factors(dtype) for layer, one in directions.items()}
+        together = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
+        chunks = [[rows[i] for i in index] for index in batches(rows, together)]
+        self.n_rows = len(rows)
+        with self._products():
+            self.entered: list[tuple[list[PromptTokens], Entered]] = [
+                (chunk, enter(self.view, chunk, min(directions))) for chunk in chunks
+            ]
+
+    @torch.no_grad()
+    def probability(self, size: float) -> float:
+        """The mean probability of the rows' answers when every matrix is moved by η = ``size``."""
+        total = 0.0
+        with self._products(), moved(self.view, self.factors, size):
+            for chunk, entered in self.entered:
+                total += float(read(self.view, chunk, entered).nll(len(chunk)).neg().exp().sum())
+        return total / self.n_rows
+
+    def _products(self) -> Any:
+        return nullcontext() if self.twin is None else self.twin.products()
+
+
+def moved(view: ModelView, factors: Mapping[int, Sequence[torch.Tensor]], size: float) -> Any:
+    """Add ``size`` times the product of ``factors`` to the MLP output projections of the layers."""
+
+    def adder(layer: int, parts: Sequence[torch.Tensor]) -> Any:
+        def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+            # (r, t, in) or (r · t, in)
+            shift = args[0].to(parts[0].dtype)
+            for part in parts:
+                shift = shift @ part
+            return output + (size * shift).to(output.dtype).view(output.shape)
+
+        return view.base.family.mlp_out_of(view.model, layer).register_forward_hook(hook)
+
+    return hooked(*(adder(layer, parts) for layer, parts in factors.items()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from jeep_core.decoding.generation import score
 from jeep_core.editing import edit, tokenize
-from jeep_core.editors.ultraedit import step
-from jeep_core.editors.ultraedit.hparams import UltraEditHParams
+from jeep_core.editors.ultraedit import editor, step
+from jeep_core.editors.ultraedit.hparams import DOUBLINGS, HALVINGS, UltraEditHParams
 from jeep_core.errors import Cancelled, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
@@ -252,28 +252,127 @@ class TestSteps:
         found = self.edited(gptj, step_size=0.02)
         assert self.size(gptj, found) == pytest.approx(0.02)
 
+    @pytest.mark.parametrize(
+        ("reached", "sizes", "found"),
+        [
+            # up: the first step that reaches it, then two bisections by ratio
+            ("0 0 1 0 1", (1, 2, 4, 2**1.5, 2**1.75), 2**1.75),
+            # down, and the last step that reaches it
+            ("1 1 0 1 0", (1, 1 / 2, 1 / 4, 2**-1.5, 2**-1.75), 2**-1.5),
+        ],
+    )
+    def test_a_step_too_small_is_doubled_and_one_too_large_halved(
+        self,
+        gptj: LoadedModel,
+        monkeypatch: pytest.MonkeyPatch,
+        reached: str,
+        sizes: Sequence[float],
+        found: float,
+    ) -> None:
+        answers = iter([0.9 * float(one) for one in reached.split()])
+        asked = self.played(monkeypatch, answers)
+        size = self.size(gptj, self.edited(gptj, target_probability=0.9))
+        assert [one / asked[0] for one in asked] == pytest.approx(sizes)
+        assert size / asked[0] == pytest.approx(found)
+
     def test_what_no_step_reaches_takes_the_best_one(
         self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tried = [0.1, 0.3, 0.2, 0.1, 0.1, 0.1]
-        sizes: list[float] = []
-
-        def played(_: Any, __: Any, ___: Any, size: float) -> float:
-            sizes.append(size)
-            return tried[len(sizes) - 1]
-
-        monkeypatch.setattr(step, "_probability", played)
+        asked = self.played(monkeypatch, iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
         found = self.edited(gptj, target_probability=0.9)
-        assert len(sizes) == len(tried)
-        assert self.size(gptj, found) == pytest.approx(sizes[1])
+        assert len(asked) == 1 + DOUBLINGS
+        assert self.size(gptj, found) == pytest.approx(asked[-1])
 
-    def test_the_norm_of_a_direction_is_that_of_its_matrix(self) -> None:
+    def test_a_step_is_not_doubled_for_next_to_nothing(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = self.played(monkeypatch, iter([0.1, 0.2, 0.21]))
+        found = self.edited(gptj, target_probability=0.9)
+        assert len(asked) == 3
+        assert self.size(gptj, found) == pytest.approx(asked[1])
+
+    def test_a_first_step_that_does_harm_alone_is_halved(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = self.played(monkeypatch, iter([0.1, 0.05, 0.3, 0.5, 0.4]))
+        found = self.edited(gptj, target_probability=0.9)
+        assert [one / asked[0] for one in asked] == [1, 2, 1 / 2, 1 / 4, 1 / 8]
+        assert self.size(gptj, found) == pytest.approx(asked[3])
+
+    def test_a_step_that_is_never_small_enough_ends_the_search(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = self.played(monkeypatch, iter([1.0] * 8))
+        found = self.edited(gptj, target_probability=0.9)
+        assert len(asked) == 1 + DOUBLINGS + HALVINGS
+        assert self.size(gptj, found) == pytest.approx(min(asked))
+
+    def played(self, monkeypatch: pytest.MonkeyPatch, answers: Iterator[float]) -> list[float]:
+        """Let steps that are tried have these probabilities; the steps."""
+        asked: list[float] = []
+
+        def probability(_: Any, size: float) -> float:
+            asked.append(size)
+            return next(answers)
+
+        monkeypatch.setattr(step._Trial, "probability", probability)
+        return asked
+
+    @pytest.mark.parametrize("n", [3, 40])
+    def test_what_a_search_adds_is_what_the_update_adds(self, gptj: LoadedModel, n: int) -> None:
         torch.manual_seed(0)
-        for n in (3, 40):
-            parts = (n, 1), (n, 8), (16, n)
-            direction = step.Direction(*(torch.randn(*p, dtype=torch.float64) for p in parts))
-            matrix = (direction.squares * direction.gradients).T @ direction.solution.T
-            assert direction.norm() == pytest.approx(float(matrix.norm()))
+        parts = (n, 1), (n, 32), (n, 32), (128, n)
+        direction = step.Direction(*(torch.randn(*p, dtype=torch.float64) for p in parts))
+        factors = direction.factors(torch.float32)
+        # two factors of few tokens, one matrix of many
+        assert len(factors) == (2 if n == 3 else 1)
+        view, ids = ModelView(gptj), torch.arange(5)[None]
+        with step.moved(view, {2: factors}, 1e-4):
+            there = view.model(input_ids=ids).logits
+        view.update(gptj.family.weight_name(2), direction.update(1e-4))
+        assert not torch.equal(there, ModelView(gptj).model(input_ids=ids).logits)
+        assert near(there, view.model(input_ids=ids).logits)
+
+    def test_the_slope_is_how_the_loss_begins_to_fall(self, base: LoadedModel) -> None:
+        rows = [row for fact in tokenize(base, FACTS, [""]) for row in fact.all_rows]
+        view = ModelView(base)
+        pairs = gradient_pairs(view, rows, [1], answers=True)[1]
+        running = RunningMoments.empty(sum(part.shape[1] for part in pairs), pairs[0].device)
+        direction = editor._direction(pairs, running.extended(torch.cat(pairs, dim=1)), "layer 1")
+        losses = []
+        size = 1e-3 / direction.slope
+        for step_size in (size, -size):
+            with step.moved(view, {1: direction.factors(torch.float32)}, step_size):
+                losses.append(float(read(view, rows).nll(len(rows)).double().sum()))
+        # outputs move by a little less than v: the system has a ridge
+        assert losses[1] - losses[0] == pytest.approx(2e-3, rel=0.15)
+
+    def test_a_search_asks_some_rows_of_many(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(step, "TRIED_ROWS", 2)
+        seen: list[int] = []
+        enter = step.enter
+
+        def entered(view: ModelView, rows: Sequence[Any], block: int) -> Any:
+            seen.append(len(rows))
+            assert block == 1, "what lies below the lowest layer is run once"
+            return enter(view, rows, block)
+
+        monkeypatch.setattr(step, "enter", entered)
+        self.edited(gptj, target_probability=0.3)
+        assert seen == [2]
+        assert step._spread(list(range(7))) == [0, 3]  # type: ignore[arg-type]
+
+    def test_products_in_bfloat16_find_nearly_the_same(self, base: LoadedModel) -> None:
+        aim = 3 * self.probability(ModelView(base))
+        ours = self.edited(base, target_probability=aim, compute_dtype="bfloat16")
+        theirs = self.edited(base, target_probability=aim)
+        assert self.probability(ours.view) == pytest.approx(self.probability(theirs.view), rel=0.3)
+        for name, update in theirs.delta.updates.items():
+            one, other = ours.delta.updates[name].matrix(), update.matrix()
+            assert not torch.equal(one, other)
+            assert float(torch.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > 0.95
 
     def test_a_search_can_be_cancelled(self, gptj: LoadedModel) -> None:
         phases: list[str] = []

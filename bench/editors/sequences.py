@@ -7,6 +7,7 @@ prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the 
 after each was written and at the end, and in all facts at the end; drift (KL over unrelated text,
 in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time.
 ``--mend``: facts of earlier batches that a batch has broken are edited again with the next one.
+``--tasks``: bundled tasks of lm-eval (extra ``lm-eval``) that base and last version answer.
 
     python -m bench.editors.sequences FOLDER --suite FILE --facts 1000 --batch 100 --editors jeep
 """
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -29,6 +31,10 @@ from bench.editors.real import by_default, take_prefixes
 from jeep_core.editing import edit_checked, prepare_facts
 from jeep_core.evaluation.drift import Passage, drift
 from jeep_core.evaluation.free_answers import free_prompts, write_freely
+from jeep_core.evaluation.harness.answers import Answers
+from jeep_core.evaluation.harness.catalogue import find
+from jeep_core.evaluation.harness.intervals import is_share
+from jeep_core.evaluation.harness.tasks import Tasks, ask, load_tasks
 from jeep_core.evaluation.matching import Match, match
 from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models.loading import LoadedModel
@@ -93,8 +99,23 @@ def shares(found: Sequence[Match]) -> dict[str, float]:
     }
 
 
+def abilities(view: ModelView, tasks: Tasks | None) -> dict[str, float]:
+    """Every metric of the tasks by ``task/metric``, shares in percent."""
+    if tasks is None:
+        return {}
+    return {
+        f"{outcome.task}/{one.name}": 100 * one.value if is_share(one) else one.value
+        for outcome in ask(tasks, Answers(view))
+        for one in outcome.metrics
+    }
+
+
 def follow(
-    line: Line, batches: Sequence[Sequence[Fact]], texts: Sequence[str], mend: bool
+    line: Line,
+    batches: Sequence[Sequence[Fact]],
+    texts: Sequence[str],
+    mend: bool,
+    tasks: Tasks | None = None,
 ) -> dict[str, Any]:
     """Edit all batches and measure; the record of one editor."""
     base, seconds, lost = ModelView(line.base), 0.0, list[Fact]()
@@ -121,6 +142,7 @@ def follow(
     found["drift"] = drift(base, line.view, [Passage(text) for text in texts]).kl
     found["perplexity_ratio"] = perplexity(line.view, texts) / perplexity(base, texts)
     found["norms"] = norms(line.view)
+    found["abilities"] = abilities(line.view, tasks)
     return found
 
 
@@ -159,6 +181,8 @@ def main() -> None:
     parser.add_argument("--editors", nargs="+", default=["jeep", "memit", "alphaedit"])
     parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
     parser.add_argument("--mend", action="store_true")
+    parser.add_argument("--tasks", nargs="+", default=[], help="such as general_choice")
+    parser.add_argument("--documents", type=int, help="Of each task at most.")
     parser.add_argument("--texts", type=Path, required=True, help="JSON list of unrelated texts")
     parser.add_argument("--folder", type=Path, help="Where moments and probes are kept.")
     parser.add_argument("--out", type=Path, default=Path("sequences.json"))
@@ -171,17 +195,23 @@ def main() -> None:
     texts = json.loads(args.texts.read_text(encoding="utf-8"))
     texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]
     trials, _, record = by_default(base, unlike, args.folder)
+    files = [file for name in args.tasks for file in find(name, None).tasks]
+    tasks = None
+    if files:
+        tasks = load_tasks(files, Path(mkdtemp(prefix="tasks-")), args.documents)
     print(f"{base.name}, {len(unlike)} facts in batches of {args.batch}")
     print("| editor | first | middle | last | all: contains | exact | drift | perplexity | ‖ΔW‖/‖W‖"
           " | CPU s a fact |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     report: dict[str, Any] = {"model": base.name, "facts": len(unlike), "batch": args.batch}
+    report["abilities"] = abilities(ModelView(base), tasks)
+    print(f"unedited: {report['abilities']}" if tasks else "", flush=True)
     for editor in args.editors:
         hparams = hparams_for(record, editor, base.n_layers, args.hparams, chat=has_template(base))
         take_prefixes(trials, hparams)
         line = Line(base, editor, hparams, trials.moments, trials.prefixes)
-        found = follow(line, batches, texts, args.mend)
+        found = follow(line, batches, texts, args.mend, tasks)
         report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}
-        print(row(editor, found), flush=True)
+        print(row(editor, found), found["abilities"] or "", flush=True)
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -196,9 +196,8 @@ def main() -> None:
     texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]
     trials, _, record = by_default(base, unlike, args.folder)
     files = [file for name in args.tasks for file in find(name, None).tasks]
-    tasks = None
-    if files:
-        tasks = load_tasks(files, Path(mkdtemp(prefix="tasks-")), args.documents)
+    tables = TemporaryDirectory(prefix="tasks-")
+    tasks = load_tasks(files, Path(tables.name), args.documents) if files else None
     print(f"{base.name}, {len(unlike)} facts in batches of {args.batch}")
     print("| editor | first | middle | last | all: contains | exact | drift | perplexity | ‖ΔW‖/‖W‖"
           " | CPU s a fact |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip

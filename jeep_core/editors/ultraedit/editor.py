@@ -106,6 +106,6 @@ def _direction(pairs: Pairs, running: RunningMoments, name: str) -> Direction:
     keys, gradients = pairs
     # (n, in + out)
     hat = running.standardised(torch.cat(pairs, dim=1))
-    keys_hat, gradients_hat = hat[:, : keys.shape[1]], hat[:, keys.shape[1] :]
+    keys_hat, gradients_hat = hat[:, : keys.shape[1]], hat[:, keys.shape[1] :].clone()
     squares = keys_hat.square().sum(dim=1, keepdim=True)
     return Direction(squares, gradients_hat, gradients, ridge_inverse(keys, RIDGE, name))

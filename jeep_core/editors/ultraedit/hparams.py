@@ -41,8 +41,8 @@ class UltraEditHParams(LayersHParams):
 
     @property
     def tries(self) -> int:
-        """Forward passes that look for the step, at most."""
-        return 0 if self.target_probability is None else 1 + DOUBLINGS + HALVINGS
+        """Forward passes that look for the step, at most, with one of the unedited version."""
+        return 0 if self.target_probability is None else 2 + DOUBLINGS + HALVINGS
 
     @property
     def prefix_count(self) -> int:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import isfinite
+from random import Random
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,6 +26,8 @@ from jeep_core.values.gradient_pairs import Entered, batches, enter, read
 
 LEAST_GAIN = 1.1
 """A doubled step that does not raise the probability so many times is not worth its harm."""
+FAR = 4.0
+"""How much smaller the next step is after one with which answers are less probable than before."""
 FIRST_DROP = 16.0
 """Nats by which the first step that is tried would lower a row's loss, were it linear in η.
 
@@ -74,19 +79,24 @@ def found_step(
 ) -> float:
     """About the smallest η with which answers have this mean probability.
 
-    Where a doubled η no longer raises it by a tenth, the one before.
-
-    ``rows`` are those of the batch, of which `TRIED_ROWS` are asked at most; a row's probability
-    is the geometric mean over its answer's tokens.  ``bfloat16``: take products in that type.
+    Where a doubled η no longer raises it by a tenth, the one before; 0 where every answer has it
+    already, or where no η that was tried raises it.  ``rows`` are those of the batch, of which
+    `TRIED_ROWS` are asked at most, and of these the ones that do not have it yet; a row's
+    probability is the geometric mean over its answer's tokens.  ``bfloat16``: take products in
+    that type.
 
     Raises:
         Cancelled: checked before every pass.
     """
-    slope = sum(direction.slope for direction in directions.values()) / len(rows)
-    if not slope:
-        return 0.0
-    trial = _Trial(context, _spread(rows), directions, bfloat16)
     total, tried = 1 + DOUBLINGS + HALVINGS, dict[float, float]()
+    context.report("step size", 0, total)
+    trial = _Trial(context, _drawn(rows), directions, bfloat16)
+    before = trial.drop_known(probability)
+    slope = sum(direction.slope for direction in directions.values())
+    share = len(trial.asked) / trial.n_rows
+    if not (slope and share):
+        context.report("step size", total, total)
+        return 0.0
 
     def reached(size: float) -> float:
         if size not in tried:
@@ -101,27 +111,31 @@ def found_step(
         """Of a smaller step, to be taken instead."""
         return probability if so_far >= probability else so_far / LEAST_GAIN
 
-    size = FIRST_DROP / abs(slope)
-    while reached(size) < probability and may_try():
-        if reached(2 * size) < LEAST_GAIN * reached(size):
+    # rows that have the probability already add next to nothing to the slope
+    size = FIRST_DROP * len(rows) * share / abs(slope)
+    while may_try() and reached(size) <= before:
+        # so large that it does harm alone
+        size /= FAR
+    while may_try() and reached(size) < probability:
+        if reached(2 * size) <= LEAST_GAIN * reached(size):
             break
         size *= 2
-    # the first one may have been large enough, or so large that it does harm alone
     while may_try() and reached(size / 2) >= wanted(reached(size)):
         size /= 2
+    size = size if size in tried else min(tried)
     if reached(size) >= probability:
         low = size / 2
         for _ in range(HALVINGS):
             middle = (low * size) ** 0.5
             low, size = (low, middle) if reached(middle) >= probability else (middle, size)
     context.report("step size", total, total)
-    return size
+    return size if reached(size) > before else 0.0
 
 
-def _spread(rows: Sequence[PromptTokens]) -> list[PromptTokens]:
-    """`TRIED_ROWS` of the rows at most, from the first to the last."""
+def _drawn(rows: Sequence[PromptTokens]) -> list[PromptTokens]:
+    """`TRIED_ROWS` of the rows at most, in their order; the same rows draw the same."""
     take = min(len(rows), TRIED_ROWS)
-    return [rows[i * len(rows) // take] for i in range(take)]
+    return [rows[i] for i in sorted(Random(0).sample(range(len(rows)), take))]
 
 
 class _Trial:
@@ -139,25 +153,49 @@ class _Trial:
         base = context.view.base
         dtype = torch.bfloat16 if bfloat16 or base.dtype == torch.bfloat16 else torch.float32
         self.factors = {layer: one.factors(dtype) for layer, one in directions.items()}
+        self.check = context.monitor.check
         together = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
-        chunks = [[rows[i] for i in index] for index in batches(rows, together)]
         self.n_rows = len(rows)
+        self.asked: list[tuple[int, int]] = []
+        self.entered: list[tuple[list[PromptTokens], Entered]] = []
         with self._products():
-            self.entered: list[tuple[list[PromptTokens], Entered]] = [
-                (chunk, enter(self.view, chunk, min(directions))) for chunk in chunks
-            ]
+            for index in batches(rows, together):
+                self.check()
+                chunk = [rows[i] for i in index]
+                self.entered.append((chunk, enter(self.view, chunk, min(directions))))
+
+    def drop_known(self, probability: float) -> float:
+        """Ask from now on only the rows that do not have this probability unedited; their mean."""
+        found = self._by_row(0.0)
+        self.asked = [at for at, one in found.items() if not one >= probability]
+        return _mean([found[at] for at in self.asked])
+
+    def probability(self, size: float) -> float:
+        """The mean probability of the rows' answers when every matrix is moved by η = ``size``.
+
+        0 if a step is so large that one is no number.
+        """
+        found = self._by_row(size)
+        return _mean([found[at] for at in self.asked])
 
     @torch.no_grad()
-    def probability(self, size: float) -> float:
-        """The mean probability of the rows' answers when every matrix is moved by η = ``size``."""
-        total = 0.0
+    def _by_row(self, size: float) -> dict[tuple[int, int], float]:
+        """The probability of each row by its chunk and its place there."""
+        found: dict[tuple[int, int], float] = {}
         with self._products(), moved(self.view, self.factors, size):
-            for chunk, entered in self.entered:
-                total += float(read(self.view, chunk, entered).nll(len(chunk)).neg().exp().sum())
-        return total / self.n_rows
+            for number, (chunk, entered) in enumerate(self.entered):
+                self.check()
+                each = read(self.view, chunk, entered).nll(len(chunk)).neg().exp()
+                found |= {(number, place): one for place, one in enumerate(each.tolist())}
+        return found
 
     def _products(self) -> Any:
         return nullcontext() if self.twin is None else self.twin.products()
+
+
+def _mean(probabilities: Sequence[float]) -> float:
+    found = fmean(probabilities) if probabilities else 0.0
+    return found if isfinite(found) else 0.0
 
 
 def moved(view: ModelView, factors: Mapping[int, Sequence[torch.Tensor]], size: float) -> Any:

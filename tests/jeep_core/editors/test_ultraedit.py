@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from jeep_core.decoding.generation import score
 from jeep_core.editing import edit, tokenize
 from jeep_core.editors.ultraedit import editor, step
-from jeep_core.editors.ultraedit.hparams import DOUBLINGS, HALVINGS, UltraEditHParams
+from jeep_core.editors.ultraedit.hparams import UltraEditHParams
 from jeep_core.errors import Cancelled, JeepError, NumericalError
 from jeep_core.models.loading import LoadedModel, tensor_bytes
 from jeep_core.models.views import ModelView
@@ -256,67 +256,87 @@ class TestSteps:
         ("reached", "sizes", "found"),
         [
             # up: the first step that reaches it, then two bisections by ratio
-            ("0 0 1 0 1", (1, 2, 4, 2**1.5, 2**1.75), 2**1.75),
+            ("0.1 0.3 0.9 0.8 0.9", (1, 2, 4, 2**1.5, 2**1.75), 2**1.75),
             # down, and the last step that reaches it
-            ("1 1 0 1 0", (1, 1 / 2, 1 / 4, 2**-1.5, 2**-1.75), 2**-1.5),
+            ("0.9 0.9 0.5 0.9 0.8", (1, 1 / 2, 1 / 4, 2**-1.5, 2**-1.75), 2**-1.5),
+            # none does: as far as a doubling gains something
+            ("0.1 0.2 0.21", (1, 2, 4), 2),
+            ("0.1 0.2 0.3 0.4 0.5 0.6", (1, 2, 4, 8, 16, 32), 32),
+            # the first one does harm alone: down by fours, or by halves if it is better than none
+            ("0.0 0.0 0.3 0.2 0.1", (1, 1 / 4, 1 / 16, 1 / 8, 1 / 32), 1 / 16),
+            ("0.1 0.05 0.3 0.5 0.4", (1, 2, 1 / 2, 1 / 4, 1 / 8), 1 / 4),
+            # never small enough
+            ("0.9 0.9 0.9 0.9 0.9 0.9 0.9 0.9", None, 2**-5.75),
+            # nothing that is tried is better than no step
+            ("0.0 0.0 0.0 0.0 0.0 0.0", None, 0),
         ],
     )
-    def test_a_step_too_small_is_doubled_and_one_too_large_halved(
+    def test_a_step_is_looked_for(
         self,
         gptj: LoadedModel,
         monkeypatch: pytest.MonkeyPatch,
         reached: str,
-        sizes: Sequence[float],
+        sizes: Sequence[float] | None,
         found: float,
     ) -> None:
-        answers = iter([0.9 * float(one) for one in reached.split()])
-        asked = self.played(monkeypatch, answers)
-        size = self.size(gptj, self.edited(gptj, target_probability=0.9))
-        assert [one / asked[0] for one in asked] == pytest.approx(sizes)
-        assert size / asked[0] == pytest.approx(found)
-
-    def test_what_no_step_reaches_takes_the_best_one(
-        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asked = self.played(monkeypatch, iter([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
-        found = self.edited(gptj, target_probability=0.9)
-        assert len(asked) == 1 + DOUBLINGS
-        assert self.size(gptj, found) == pytest.approx(asked[-1])
-
-    def test_a_step_is_not_doubled_for_next_to_nothing(
-        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asked = self.played(monkeypatch, iter([0.1, 0.2, 0.21]))
-        found = self.edited(gptj, target_probability=0.9)
-        assert len(asked) == 3
-        assert self.size(gptj, found) == pytest.approx(asked[1])
-
-    def test_a_first_step_that_does_harm_alone_is_halved(
-        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asked = self.played(monkeypatch, iter([0.1, 0.05, 0.3, 0.5, 0.4]))
-        found = self.edited(gptj, target_probability=0.9)
-        assert [one / asked[0] for one in asked] == [1, 2, 1 / 2, 1 / 4, 1 / 8]
-        assert self.size(gptj, found) == pytest.approx(asked[3])
-
-    def test_a_step_that_is_never_small_enough_ends_the_search(
-        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        asked = self.played(monkeypatch, iter([1.0] * 8))
-        found = self.edited(gptj, target_probability=0.9)
-        assert len(asked) == 1 + DOUBLINGS + HALVINGS
-        assert self.size(gptj, found) == pytest.approx(min(asked))
-
-    def played(self, monkeypatch: pytest.MonkeyPatch, answers: Iterator[float]) -> list[float]:
-        """Let steps that are tried have these probabilities; the steps."""
+        answers = iter(float(one) for one in reached.split())
         asked: list[float] = []
+        progress: list[int] = []
 
         def probability(_: Any, size: float) -> float:
             asked.append(size)
             return next(answers)
 
         monkeypatch.setattr(step._Trial, "probability", probability)
-        return asked
+        monitor = Monitor(lambda phase, done, _: progress.append(done))
+        hparams = {"layers": [1, 2], "target_probability": 0.85}
+        edited = edit(gptj, FACTS, "ultraedit", hparams=hparams, monitor=monitor)
+        size = self.size(gptj, edited)
+        if sizes is not None:
+            assert [one / asked[0] for one in asked] == pytest.approx(sizes)
+        assert next(answers, None) is None
+        assert len(asked) + 1 <= UltraEditHParams(layers=(1,), target_probability=0.5).tries
+        assert size / asked[0] == pytest.approx(found)
+
+    def test_what_is_no_number_is_not_probable(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Steps of the first sizes lead out of the model's type."""
+        monkeypatch.setattr(step, "FIRST_DROP", 1e30)
+        monkeypatch.setattr(step, "FAR", 1e10)
+        aim = 3 * self.probability(ModelView(gptj))
+        found = self.edited(gptj, target_probability=aim)
+        assert self.probability(found.view) >= aim
+
+    def test_answers_that_are_probable_already_are_left_alone(self, gptj: LoadedModel) -> None:
+        found = self.edited(gptj, target_probability=0.5 * self.least(ModelView(gptj), FACTS))
+        assert all(float(one.matrix().norm()) == 0 for one in found.delta.updates.values())
+
+    def test_answers_that_are_not_are_asked_alone(
+        self, gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The mean over all facts is above the aim before the edit; one of them is below."""
+        view = ModelView(gptj)
+        aim = 1.5 * self.least(view, FACTS)
+        asked: list[int] = []
+        drop = step._Trial.drop_known
+
+        def dropped(trial: Any, probability: float) -> float:
+            before = drop(trial, probability)
+            asked.append(len(trial.asked))
+            return before
+
+        monkeypatch.setattr(step._Trial, "drop_known", dropped)
+        found = self.edited(gptj, target_probability=aim)
+        below = [one for one in FACTS if self.least(view, [one]) < aim]
+        assert asked == [len(below)]
+        assert 0 < len(below) < len(FACTS)
+        assert self.least(found.view, below[:1]) > self.least(view, below[:1])
+
+    def least(self, view: ModelView, facts: Sequence[Fact]) -> float:
+        """The smallest probability of an answer."""
+        rows = [row for fact in tokenize(view.base, facts, [""]) for row in fact.all_rows]
+        return float(read(view, rows).nll(len(rows)).neg().exp().min())
 
     @pytest.mark.parametrize("n", [3, 40])
     def test_what_a_search_adds_is_what_the_update_adds(self, gptj: LoadedModel, n: int) -> None:
@@ -362,7 +382,14 @@ class TestSteps:
         monkeypatch.setattr(step, "enter", entered)
         self.edited(gptj, target_probability=0.3)
         assert seen == [2]
-        assert step._spread(list(range(7))) == [0, 3]  # type: ignore[arg-type]
+
+    def test_rows_are_drawn_from_all_kinds_and_all_places(self) -> None:
+        """A fact's rows lie beside one another: plainly, in a chat, plainly, …"""
+        drawn = step._drawn(list(range(256)))  # type: ignore[arg-type]
+        assert drawn == step._drawn(list(range(256)))  # type: ignore[arg-type]
+        assert len(set(drawn)) == step.TRIED_ROWS
+        chats = sum(int(one) % 2 for one in drawn)  # type: ignore[call-overload]
+        assert 50 < chats < 78
 
     def test_products_in_bfloat16_find_nearly_the_same(self, base: LoadedModel) -> None:
         aim = 3 * self.probability(ModelView(base))

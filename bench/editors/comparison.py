@@ -2,7 +2,8 @@
 
 Every model, suite, size, seed and editor is a cell with a process of its own, so that its peak of
 memory is that of its editor, and a JSON file of its own in ``--folder``: cells that are there are
-not measured again, and a run that was ended goes on.  Small sizes come first, as far as
+not measured again, and a run that was ended goes on.  So are those that an editor refuses; what
+failed otherwise is tried again in the next run.  Small sizes come first, as far as
 ``--minutes`` allow.  A seed draws the facts, the same ones for all editors, from every second
 record of a suite.  Up to 100 facts are edited at once, more of them in batches of 100, each on
 the version before.  Hyper-parameters are those of the preset, else what ``"auto"`` chooses; facts
@@ -21,7 +22,9 @@ import random
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ import jeep_core
 from bench.editors.real import DRAWS, Rows, by_default, measure, rows_of, take_prefixes
 from bench.editors.sequences import Line
 from jeep_core.editors import EDITORS, preset_hparams
-from jeep_core.errors import JeepError
+from jeep_core.errors import Cancelled, JeepError, NoCluster, WorkersLost, reason_of
 from jeep_core.evaluation.free_answers import FreeText, neighbors_of, write_freely
 from jeep_core.evaluation.statistics import Interval, summarise_cases
 from jeep_core.evaluation.trials import Trials
@@ -45,6 +48,12 @@ from jeep_core.suites import Case, load_suite
 UNEDITED = "unedited"
 BATCH = 100
 SIZES = (1, 10, 100, 1000)
+FAILED = 3
+"""Exit code of a process whose cell failed and says so in its file."""
+OF_THE_RUN = (Cancelled, NoCluster, WorkersLost)
+WRONG = (ImportError, OSError, MemoryError, AttributeError, NameError, SyntaxError)
+"""Causes that are no refusal, though the library reports them in its own words.  A file that is
+not there is none of them: it may be a network that was never trained."""
 BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
 SHOWN = (
     "efficacy", "generalization", "locality", "score", "free_contains", "free_exact",
@@ -73,6 +82,10 @@ class Cell:
         """Its file."""
         parts = (self.model, self.suite, self.size, self.seed, self.editor)
         return folder / "cells" / ("_".join(map(str, parts)) + ".json")
+
+
+class Refusal(JeepError):
+    """The library says that an editor cannot do what a cell asks for: trying again is no use."""
 
 
 @dataclass
@@ -119,23 +132,55 @@ def drawn(cell: Cell) -> list[Case]:
     """The facts of a cell: of every second record, by its seed, no question twice.
 
     Raises:
-        JeepError: the suite has too few.
+        Refusal: the suite has too few.
+        JeepError: it cannot be read.
     """
     found = load_suite(cell.file).cases[cell.half :: 2]
     unlike = list({one.key: one for one in found if isinstance(one, Case)}.values())
     wanted = cell.size * DRAWS.get(cell.size, 1)
     if cell.size > len(unlike):
-        raise JeepError(f"{cell.suite} has {len(unlike)} facts in this half, not {cell.size}")
+        raise Refusal(f"{cell.suite} has {len(unlike)} facts in this half, not {cell.size}")
     return random.Random(cell.seed).sample(unlike, min(wanted, len(unlike)))
 
 
 def measured(cell: Cell, folder: Path) -> dict[str, Any]:
-    """The figures of a cell, measured in this process, or why there are none."""
+    """The figures of a cell, measured in this process, or why there are none.
+
+    The reason is under ``refused`` where the library says that the editor cannot do it, and under
+    ``failed`` where anything else has gone wrong.
+    """
     record: dict[str, Any] = {"cell": asdict(cell)}
     try:
         return record | _figures(cell, folder)
-    except JeepError as error:
+    except Refusal as error:
         return record | {"refused": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        return record | {"failed": f"{type(error).__name__}: {reason_of(error)}"}
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Refusals of an editor, told from errors of the run that the library reports as its own.
+
+    Raises:
+        Refusal: for the first.
+    """
+    try:
+        yield
+    except JeepError as error:
+        if isinstance(error, OF_THE_RUN) or any(isinstance(one, WRONG) for one in _chain(error)):
+            raise
+        raise Refusal(str(error)) from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The errors that led to one, but for files that are not there."""
+    found: BaseException | None = error
+    while found is not None:
+        found = found.__cause__ or found.__context__
+        if found is not None and not isinstance(found, FileNotFoundError):
+            yield found
 
 
 def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -146,15 +191,18 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
         written = write_freely(view, neighbors_of(cases))
         kept = {prompt: asdict(one) for prompt, one in written.items()}
         return {"rows": _seeded(rows_of(view, cases, written), cell), "written": kept}
-    unedited = json.loads(_of_unedited(cell).path(folder).read_text(encoding="utf-8"))
+    unedited = finished(_of_unedited(cell), folder) or {}
+    if "written" not in unedited:
+        raise RuntimeError("the unedited model has no figures yet")
     written = {prompt: FreeText(**one) for prompt, one in unedited["written"].items()}
     # values are not kept from cell to cell: every editor's time is its own
     trials, _, record = by_default(base, cases, folder)
     trials.cache = type(trials.cache)()
-    hparams, source = _hparams(base, cell, record)
-    take_prefixes(trials, hparams)
-    trials.moments.ensure(hparams.moment_layers)
-    found = measure(InBatches(trials), cell.editor, hparams, cell.size, [], written)
+    with _refusals():
+        hparams, source = _hparams(base, cell, record)
+        take_prefixes(trials, hparams)
+        trials.moments.ensure(hparams.moment_layers)
+        found = measure(InBatches(trials), cell.editor, hparams, cell.size, [], written)
     found["rows"] = _seeded(found["rows"], cell)
     return found | {"hparams": hparams.model_dump(mode="json"), "source": source}
 
@@ -198,11 +246,20 @@ def run(args: argparse.Namespace) -> None:
         except subprocess.TimeoutExpired:
             print(f"{path.stem}: not done in time", flush=True)
             return
+        if code not in (0, FAILED):  # it could write nothing down
+            keep(cell, args.folder, {"failed": f"its process ended with {code}"})
         print(f"{path.stem}: {'done' if code == 0 else f'failed ({code})'}", flush=True)
 
 
-def finished(cell: Cell, folder: Path) -> dict[str, Any] | None:
-    """The record of a cell that was measured with the same settings."""
+def keep(cell: Cell, folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a cell."""
+    path = cell.path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"cell": asdict(cell), **record}, indent=1) + "\n")
+
+
+def kept(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """The record of a cell with the same settings, also of one that failed."""
     try:
         record: dict[str, Any] = json.loads(cell.path(folder).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -210,12 +267,21 @@ def finished(cell: Cell, folder: Path) -> dict[str, Any] | None:
     return record if record["cell"] == asdict(cell) else None
 
 
+def finished(cell: Cell, folder: Path) -> dict[str, Any] | None:
+    """The record of a cell with the same settings that was measured or refused."""
+    record = kept(cell, folder)
+    return None if record is None or "failed" in record else record
+
+
 def table(args: argparse.Namespace) -> list[str]:
     """The table of all cells that are done, and why others have no figures, in Markdown."""
     groups: dict[tuple[str, str, int, str], list[dict[str, Any]]] = {}
+    failed: list[str] = []
     for cell in cells(args):
-        found = finished(cell, args.folder)
-        if found is not None:
+        found = kept(cell, args.folder)
+        if found is not None and "failed" in found:
+            failed.append(f"- {cell.path(args.folder).stem}: {found['failed']}")
+        elif found is not None:
             key = (cell.model, cell.suite, cell.size, cell.editor)
             groups.setdefault(key, []).append(found)
     lines, refused = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"], dict[str, str]()
@@ -230,6 +296,8 @@ def table(args: argparse.Namespace) -> list[str]:
     if refused:
         lines += ["", "Without figures:", ""]
         lines += [f"- {name}: {why}" for name, why in refused.items()]
+    if failed:
+        lines += ["", "Failed, and tried again by the next run:", "", *failed]
     return lines
 
 
@@ -282,9 +350,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.cell is not None:
         cell = Cell(**args.cell)
-        path = cell.path(args.folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(measured(cell, args.folder), indent=1) + "\n")
+        record = measured(cell, args.folder)
+        keep(cell, args.folder, record)
+        if "failed" in record:
+            sys.exit(FAILED)
         return
     run(args)
     lines = table(args)

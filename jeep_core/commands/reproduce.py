@@ -36,6 +36,7 @@ from jeep_core.reproduce.runs import Lab, Run, Setting
 from jeep_core.reproduce.work import work_through
 from jeep_core.spec.finite import json_text
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
+from jeep_core.spec.naming import known_names
 from jeep_core.storage.writing import write_atomically
 from jeep_core.suites import InvalidSuite, Style, Suite, load_suite
 from jeep_core.text.counting import counted
@@ -95,7 +96,7 @@ class Options:
         known = [*EXPERIMENTS, CASE]
         for name in self.only:
             if name not in known:
-                raise WrongArgument(f"--only: {name!r} is none of {', '.join(known)}")
+                raise WrongArgument(f"--only: no experiment {name!r}; {known_names(name, known)}")
 
 
 def run(args: Options) -> None:
@@ -192,7 +193,7 @@ def _settings(base: LoadedModel, args: Options) -> tuple[dict[str, Setting], dic
     names = {preset.name: preset for preset in known}
     for name in args.also:
         if name not in names:
-            raise JeepError(f"{base.name} has no preset {name!r}; it has: {', '.join(names)}")
+            raise JeepError(f"{base.name} has no preset {name!r}; {known_names(name, names)}")
         row = name.replace(f"-{Path(base.name).name}", "")
         setting = _setting(base, names[name])
         _check_network(base, setting, args)

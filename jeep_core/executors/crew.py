@@ -19,7 +19,7 @@ from typing import Any
 from jeep_core.errors import WorkersLost
 from jeep_core.executors.child import PAUSE, STOPPED
 from jeep_core.executors.here import HERE
-from jeep_core.executors.ledger import Ledger
+from jeep_core.executors.ledger import EXIT, Ledger, advice
 from jeep_core.executors.version import Source, Version, source_of, version_of
 from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.work import Bench, Keep, Work, keep_nothing
@@ -102,8 +102,8 @@ class Crew:
         if in_a_row >= most:
             why = ending(link.process)
             raise WorkersLost(
-                f"{in_a_row} worker processes in a row ended while they {doing} "
-                f"({why}): a worker may have too little memory for it"
+                f"{in_a_row} worker processes in a row ended while they {doing} ({why}): "
+                f"{advice(why)}"
             )
         for number in sorted(link.busy):
             run.ledger.lost(number, ending(link.process))
@@ -326,8 +326,7 @@ class Crew:
         elif kind == "lost":
             ledger.lost(more[0], more[1])
         else:
-            # of a run that goes on, nobody has asked for it: not for ever
-            ledger.lost(more[0], "it was given up")
+            ledger.returned(more[0])
 
 
 class Run:
@@ -394,4 +393,4 @@ def ending(process: Any) -> str:
     code = process.exitcode
     if code is None:
         return "it does not answer"
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    return f"signal {-code}" if code < 0 else f"{EXIT} {code}"

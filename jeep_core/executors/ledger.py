@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jeep_core.errors import WorkersLost
 from jeep_core.executors.work import Keep, Work
+from jeep_core.text.counting import counted
 
 TRIES = 3
 """How often a unit is begun whose worker dies: the third time the unit may be the reason."""
+EXIT = "exit code"
+"""Beginning of the reason of a worker that ended by itself."""
 
 
 class Ledger:
@@ -23,7 +27,8 @@ class Ledger:
         self.work, self._keep, self._tries = work, keep, tries
         self._ahead = ahead if work.streamed else len(work.units)
         self._waiting = list(range(len(work.units)))
-        self._lost = [0] * len(work.units)
+        # of each unit why its workers ended; None for one that gave it up
+        self._lost: list[list[str | None]] = [[] for _ in work.units]
         self._part = [0] * len(work.units)
         self._results: dict[int, Any] = {}
         self._kept = 0
@@ -80,14 +85,18 @@ class Ledger:
 
     def lost(self, number: int, why: str) -> None:
         """The worker of a unit is gone: the unit waits again, unless it was begun too often."""
-        self._lost[number] += 1
-        if self._lost[number] < self._tries:
+        self._again(number, why)
+
+    def returned(self, number: int) -> None:
+        """A worker gave a unit up though nobody had asked: as if it were lost, not for ever."""
+        self._again(number, None)
+
+    def _again(self, number: int, why: str | None) -> None:
+        self._lost[number].append(why)
+        if len(self._lost[number]) < self._tries:
             self.back(number)
-            return
-        times = f"{self._tries} workers" if self._tries > 1 else "the worker"
-        what = f"{times} ended in the same part of the work ({why})"
-        advice = "the memory of a worker may be too small: look at its limit and the system's log"
-        self.failed(number, WorkersLost(f"{what}: {advice}"))
+        else:
+            self.failed(number, WorkersLost(_without_result(self._lost[number])))
 
     @property
     def left(self) -> list[int]:
@@ -108,3 +117,30 @@ class Ledger:
         if self._failed is not None:
             raise self._failed[1]
         return [self._results[number] for number in range(len(self.work.units))]
+
+
+def _without_result(lost: Sequence[str | None]) -> str:
+    """The sentence for a unit whose workers ended for these reasons, or gave it up (None)."""
+    ended = [why for why in lost if why is not None]
+    gave_up = len(lost) - len(ended)
+    if not ended:
+        return (
+            f"{counted(gave_up, 'worker')} gave up the same part of the work though nobody had "
+            "asked for it: this is a fault of the program; the work can be done without workers"
+        )
+    more = f", and {counted(gave_up, 'worker')} gave it up unasked" if gave_up else ""
+    reasons = ", ".join(dict.fromkeys(ended))
+    what = f"{counted(len(ended), 'worker')} ended in the same part of the work ({reasons}){more}"
+    return f"{what}: {advice(*ended)}"
+
+
+def advice(*reasons: str) -> str:
+    """How workers that ended for these reasons can be helped; memory comes first unless each ended
+    by itself.
+    """
+    if all(why.startswith(EXIT) for why in reasons):
+        return (
+            "a library in it may have ended the process: look at what it wrote last to the log; "
+            "where that is nothing, it may have too little memory"
+        )
+    return "a worker may have too little memory: look at its limit and the system's log"

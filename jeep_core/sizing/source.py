@@ -16,6 +16,7 @@ from jeep_core.models.gguf.convert import prepare
 from jeep_core.models.library import Library
 from jeep_core.sizing.architecture import Architecture, architecture_of
 from jeep_core.sizing.shapes import SHAPES
+from jeep_core.spec.naming import did_you_mean
 
 _STORED = {"F64": "float32", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -101,6 +102,7 @@ def _hub(name: str) -> Known:
         raise UnsupportedModel(
             f"{name} is not there: name a folder, a {CONFIG}, a GGUF file, a hub id (owner/name), "
             f"or one of {', '.join((*atlas.MODELS, *SHAPES))}"
+            f"{did_you_mean(name, (*atlas.MODELS, *SHAPES), '; ')}"
         )
     path = fetched_config(name, (*atlas.MODELS, *SHAPES))
     return Known(name, architecture_of(read_record(path), name), f"{CONFIG} of the hub")

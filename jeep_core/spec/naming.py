@@ -36,12 +36,23 @@ WORDS = {
 NO_FORM = "does not have the form that is meant here"
 
 
+def near_names(name: str, names: Iterable[str]) -> list[str]:
+    """At most three of ``names`` that may have been meant, the nearest first; case is nothing."""
+    plain = {one.casefold(): one for one in names}
+    return [plain[one] for one in get_close_matches(name.casefold(), plain)]
+
+
+def did_you_mean(name: str, names: Iterable[str], before: str = "") -> str:
+    """``did you mean 'x' or 'y'?`` after the text ``before``; nothing where no name is near."""
+    close = near_names(name, names)
+    return f"{before}did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
 def known_names(name: str, names: Iterable[str]) -> str:
     """``did you mean 'x'? there are: x, y``; no question where nothing is near."""
     listed = list(names)
-    close = get_close_matches(name, listed, n=1)
-    question = f"did you mean {close[0]!r}? " if close else ""
-    return f"{question}there are: {', '.join(listed) or 'none'}"
+    question = did_you_mean(name, near_names(name, listed)[:1])
+    return f"{question}{' ' if question else ''}there are: {', '.join(listed) or 'none'}"
 
 
 def in_plain_words(item: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
+from jeep_core.spec.naming import known_names
 from jeep_core.suites.cases import (
     SHOWN,
     Case,
@@ -238,8 +239,8 @@ def _opened(source: str | Path | BinaryIO) -> Any:
         return hub_file(str(source)).open("rb")
     path = atlas.SUITES.get(str(source), Path(source))
     if not path.exists():
-        known = ", ".join(atlas.SUITES)
-        raise JeepError(f"{source} is neither a file nor a bundled suite ({known})")
+        known = known_names(str(source), atlas.SUITES)
+        raise JeepError(f"{source} is neither a file nor a bundled suite; {known}")
     return path.open("rb")
 
 

@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextvars import ContextVar
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -73,9 +72,11 @@ class Group(TyperGroup):
         """As typer's, with the complaint in our form."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
+            from jeep_core.spec.naming import did_you_mean, near_names  # slow to import
+
             shown = [known for known, command in self.commands.items() if not command.hidden]
-            near = get_close_matches(name, shown) or get_close_matches(name, self.commands)
-            advice = f": did you mean {' or '.join(near)}?" if near else ""
+            near = near_names(name, shown) or near_names(name, self.commands)
+            advice = did_you_mean(name, near, ": ")
             ctx.fail(f"there is no command {name!r}{advice}")
         return super().resolve_command(ctx, args)
 

@@ -26,8 +26,10 @@ from __future__ import annotations
 import errno
 import logging
 import re
+from collections.abc import Iterable
 
 from jeep_core.errors import Coded
+from jeep_core.spec.naming import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +104,8 @@ class UnknownVersion(StoreError):
 
     code = "unknown_version"
 
-    def __init__(self, ref: str) -> None:
-        super().__init__(f"no version is called {ref!r}")
+    def __init__(self, ref: str, names: Iterable[str] = ()) -> None:
+        super().__init__(f"no version is called {ref!r}{did_you_mean(ref, names, '; ')}")
         self.ref = ref
 
 

@@ -52,8 +52,10 @@ class Names:
         """The id meant by ``head``, ``base``, ``vN`` or a name; else UnknownVersion."""
         if ref == "head":
             return self._head.read().version
-        version_id = BASE if ref == "base" else self.all().get(ref, ref)
+        names = self.all()
+        version_id = BASE if ref == "base" else names.get(ref, ref)
         try:
             return self._versions.read(version_id).id
         except UnknownVersion:
-            raise UnknownVersion(ref) from None
+            near = () if _ID_LIKE.fullmatch(ref) else ("head", "base", *names)
+            raise UnknownVersion(ref, near) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -67,11 +68,15 @@ SWITCH_S = 0.0005
 
 
 class Worker:
-    """The state of the writer's process.  ``run`` blocks until ``stop`` or a fatal loss."""
+    """The state of the writer's process.  ``run`` blocks until ``stop`` or a fatal loss.
+
+    ``loading``: the model is being loaded or fetched, so there is nothing to end in order.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stop = threading.Event()
+        self.loading = False
 
     def run(self) -> int:
         """Work until stopped; the exit code."""
@@ -87,7 +92,9 @@ class Worker:
                 if not self._lock(store, stack):
                     return 0
                 check_inputs(self.settings)
+                self.loading = True
                 base = load_base(self.settings)
+                self.loading = False
                 prepare(store, base, self.settings)
                 # one for each lane: an edit does not wait for workers of a job that reads
                 executors = [executor_of(self.settings, stack) for _ in range(2)]
@@ -261,6 +268,8 @@ def main(settings: Settings) -> int:
 
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop.set()
+        if worker.loading:  # nothing else ends a download that hangs, and its threads
+            os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

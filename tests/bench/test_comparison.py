@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ from support.library import folders
 
 from bench.editors import comparison
 from bench.editors.comparison import BEGIN, END, Cell, InBatches, drawn
-from jeep_core.errors import JeepError
+from jeep_core.errors import (
+    FieldProblem,
+    InvalidHParams,
+    JeepError,
+    UnsupportedModel,
+    WorkersLost,
+)
 from jeep_core.suites import Case
 
 EDITORS = ["memit", "ft-wd", "mend"]
@@ -99,6 +106,80 @@ def test_cells_that_are_there_are_not_measured_again(
         run(root, monkeypatch, "--half", "0")
 
 
+def raised(error: Exception, cause: Exception | None = None) -> Callable[..., None]:
+    """A function that raises an error, in the midst of another one if one is given."""
+
+    def work(*_: Any, **__: Any) -> None:
+        try:
+            if cause is not None:
+                raise cause
+        except type(cause or error):
+            raise error from None
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "kind"),
+    [
+        (InvalidHParams([FieldProblem("", "x", "it cannot")]), None, "refused"),
+        (JeepError("it has no network"), FileNotFoundError("network.json"), "refused"),
+        (UnsupportedModel("it cannot be loaded"), ImportError("half a module"), "failed"),
+        (JeepError("its file cannot be read"), PermissionError("no"), "failed"),
+        (WorkersLost("3 workers ended"), None, "failed"),
+        (ImportError("half a module"), None, "failed"),
+        (RuntimeError("a bug"), None, "failed"),
+    ],
+)
+def test_only_what_the_library_refuses_is_done(
+    root: Path, processes: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception,
+    cause: Exception | None, kind: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(comparison, "measure", raised(error, cause))
+    found = comparison.measured(cell(root), root / "kept")
+    assert set(found) == {"cell", kind}
+    assert str(error) in found[kind]
+
+
+def test_what_fails_before_an_editor_is_asked_is_no_refusal(
+    root: Path, processes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = vars(cell(root))
+    for wrong in ({"file": "no-suite"}, {"source": str(root)}, {"seed": 7}):
+        assert "failed" in comparison.measured(Cell(**{**one, **wrong}), root / "kept"), wrong
+    assert "refused" in comparison.measured(Cell(**{**one, "size": 7}), root / "kept")
+
+
+def test_what_failed_is_shown_and_tried_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell writes down why, unless its process was killed."""
+    asked: list[str] = []
+
+    def played(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        record = json.loads(command[command.index("--cell") + 1])
+        asked.append(record["editor"])
+        if record["editor"] == "mend":
+            return subprocess.CompletedProcess(command, -9)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", command[2:])
+            patch.setattr(comparison, "_figures", raised(ImportError("half a module")))
+            with pytest.raises(SystemExit, match=str(comparison.FAILED)):
+                comparison.main()
+        return subprocess.CompletedProcess(command, comparison.FAILED)
+
+    monkeypatch.setattr("subprocess.run", played)
+    for _ in range(2):
+        run(root, monkeypatch, "--folder", str(tmp_path))
+    assert asked == 2 * ["unedited", *EDITORS]
+    said = capsys.readouterr().out
+    assert "tiny_rivers_2_0_memit: failed (3)" in said
+    shown = said.rpartition("Failed, and tried again by the next run:")[2]
+    assert "- tiny_rivers_2_0_memit: ImportError: half a module" in shown
+    assert "- tiny_rivers_2_0_mend: its process ended with -9" in shown
+
+
 def test_what_does_not_end_in_time_is_left_for_the_next_run(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,7 +219,7 @@ def test_an_editor_has_all_the_prefixes_that_it_asks_for(
         return {"rows": []}
 
     monkeypatch.setattr(comparison, "measure", measure)
-    one = Cell(**{**vars(cell(root)), "editor": "rome", "half": 0})
+    one = Cell(**{**vars(cell(root)), "editor": "rome"})
     comparison.measured(one, root / "kept")
     assert taken == [(21, 21)]
 

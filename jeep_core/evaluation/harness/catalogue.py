@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from jeep_core.errors import JeepError
+from jeep_core.spec.naming import did_you_mean
 
 PREFIX = "lm-eval:"
 """Begins the name of a suite that is a task of lm-eval, or a file with one."""
@@ -146,8 +147,9 @@ def find(suite: str, own: Path | None) -> TaskSet:
                 raise InvalidTask(f"{message}: name tasks that are there")
             return TaskSet(suite, tuple(_checked(paths[name], root) for name in chosen))
     places = "the bundled ones" if own is None else "the bundled ones or JEEP_LM_EVAL_TASKS"
-    known = ", ".join(sorted(name for root in _roots(own) for name in _named(root))[:20])
-    raise UnknownTask(f"no task called {asked!r} is among {places}: take one of {known}")
+    known = sorted(name for root in _roots(own) for name in _named(root))
+    advice = f"{did_you_mean(asked, known, '; ') or ':'} take one of {', '.join(known[:20])}"
+    raise UnknownTask(f"no task called {asked!r} is among {places}{advice}")
 
 
 def _roots(own: Path | None) -> list[Path]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from jeep_core.errors import NoCluster, WorkersLost, reason_of
 from jeep_core.executors.child import STOPPED
-from jeep_core.executors.crew import STARTS
+from jeep_core.executors.crew import STALE_S, STARTS
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
 from jeep_core.executors.version import Source, Version
 from jeep_core.executors.wire import pack, unpack
@@ -38,7 +38,7 @@ class Seat:
     """An actor and what it was told.
 
     ``task`` is the unit's number that it has, ``answer`` what it will give; ``begun`` the
-    beginning that it was sent.
+    beginning that it was sent; ``stale_since`` when its unit was given up.
     """
 
     actor: Any
@@ -49,6 +49,7 @@ class Seat:
     task: int | None = None
     answer: Any = None
     asked: Any = None
+    stale_since: float | None = None
 
 
 def main(pipe: Connection, flags: Any, terms: ClusterTerms) -> None:
@@ -117,7 +118,10 @@ def _say(pipe: Connection, *message: Any) -> None:
 
 
 class Driver:
-    """Hands units to actors; one that dies is replaced, and its unit given back as lost."""
+    """Hands units to actors; one that dies is replaced, and its unit given back as lost.
+
+    So is one that has not ended a unit ten seconds after that was given up.
+    """
 
     def __init__(
         self, ray: Any, pipe: Connection, flags: Any, terms: ClusterTerms, inbox: Any
@@ -160,6 +164,7 @@ class Driver:
             self._fill()
             self._stop_if_asked()
             self._collect()
+            self._end_stale()
             self._hand_out()
             self._ask()
 
@@ -215,6 +220,13 @@ class Driver:
                 seat.actor.stop.remote(self._run)
                 _say(self._pipe, "stopped", self._run, seat.task)
                 seat.task = -1  # its answer is not wanted
+                seat.stale_since = time.monotonic()
+
+    def _end_stale(self) -> None:
+        """End actors that go on with a unit that was given up: not all code asks whether it is."""
+        for seat in [*self._seats]:
+            if seat.stale_since is not None and time.monotonic() - seat.stale_since > STALE_S:
+                self._lost(seat, "it went on with work that was given up")
 
     def _collect(self) -> None:
         refs = {
@@ -262,6 +274,7 @@ class Driver:
                 self._unprepared = 0
         elif ref is seat.answer:
             number, seat.answer, seat.task = seat.task, None, None
+            seat.stale_since = None
             kind, result = unpack(found)
             if number is not None and number >= 0:
                 rest = () if kind == "stopped" else (result,)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from jeep_core.errors import UnsupportedModel, reason_of
 from jeep_core.models.catalogue import CATALOGUE
 from jeep_core.models.checkpoints.advice import convert_pickled
 from jeep_core.models.checkpoints.files import CONFIG, PICKLED
+from jeep_core.spec.naming import did_you_mean
 from jeep_core.storage.hub import can_be_asked
 
 if TYPE_CHECKING:
@@ -81,9 +81,18 @@ def locate(name: str, library: Library | None = None) -> Path:
     if is_path(name):
         raise UnsupportedModel(
             f"{path} is not there: name a model folder, a hub id (owner/name), or one of "
-            f"{', '.join(atlas.MODELS)}"
+            f"{', '.join(atlas.MODELS)}{did_you_mean(name, _names(library), '; ')}"
         )
-    return fetched(name)
+    return fetched(name, _names(library))
+
+
+def _names(library: Library | None) -> list[str]:
+    """The names that a model may be given by: bundled ones, those of the catalogue, those here."""
+    names = [*atlas.MODELS, *CATALOGUE]
+    if library is not None:
+        with suppress(OSError):  # names for a suggestion
+            names += [one for one in library.names() if one not in names]
+    return names
 
 
 def is_path(name: str) -> bool:
@@ -125,13 +134,15 @@ def _file(path: Path) -> str:
     return f"{start}: name a folder with config.json, model.safetensors and tokenizer.json"
 
 
-def fetched(name: str) -> Path:
+def fetched(name: str, others: Iterable[str] = ()) -> Path:
     """The folder of a hub id in the hub's cache; fetched unless it is offline and there.
+
+    ``others`` are names that may have been meant.
 
     Raises:
         UnsupportedModel: the hub has no such model, or cannot be reached.
     """
-    with _from_hub(f"there is no folder {name} here"):
+    with _from_hub(f"there is no folder {name} here{_meant(name, others)}"):
         found = snapshot_download(
             name,
             allow_patterns=[*WANTED],
@@ -144,16 +155,19 @@ def fetched(name: str) -> Path:
         return folder
 
 
-def fetched_config(name: str, others: Sequence[str] = ()) -> Path:
-    """The configuration of a hub id, alone; ``others`` are names that may have been meant.
+def fetched_config(name: str, others: Iterable[str] = ()) -> Path:
+    """The configuration of a hub id, alone; ``others`` as in `fetched`.
 
     Raises:
         UnsupportedModel: as `fetched`.
     """
-    near = get_close_matches(name, others)
-    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
-    with _from_hub(f"there is no model {name} here{meant}"):
+    with _from_hub(f"there is no model {name} here{_meant(name, others)}"):
         return Path(hf_hub_download(name, CONFIG, local_files_only=not can_be_asked()))
+
+
+def _meant(name: str, others: Iterable[str]) -> str:
+    asked = did_you_mean(name, others)
+    return f" ({asked})" if asked else ""
 
 
 @contextmanager

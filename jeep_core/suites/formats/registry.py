@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from jeep_core.errors import JeepError
+from jeep_core.spec.naming import known_names
 from jeep_core.suites.cases import Case, Style
 from jeep_core.suites.fields import Notes, Record
 from jeep_core.suites.formats import (
@@ -84,7 +85,7 @@ def check_format(format: str | None) -> str | None:
         JeepError: there is no such format.
     """
     if format is not None and format not in (*FORMATS, AUTO):
-        raise JeepError(f"no suite format {format!r}; there are {', '.join(FORMATS)}")
+        raise JeepError(f"no suite format {format!r}; {known_names(format, FORMATS)}")
     return None if format == AUTO else format
 
 
@@ -95,7 +96,7 @@ def check_style(style: str | Style | None) -> Style | None:
         JeepError: there is no such style.
     """
     if style is not None and style not in STYLES:
-        raise JeepError(f"suites are not judged by {style!r}; there are {', '.join(STYLES)}")
+        raise JeepError(f"suites are not judged by {style!r}; {known_names(style, STYLES)}")
     return None if style in (None, AUTO) else Style(style)
 
 

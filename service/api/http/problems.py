@@ -16,7 +16,7 @@ from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
 from jeep_core.errors import Coded, FieldProblem, JeepError
-from jeep_core.spec.naming import field_message, in_plain_words
+from jeep_core.spec.naming import did_you_mean, field_message, in_plain_words
 from service.contracts.codes import RETRY_AFTER, status_of
 from service.contracts.jobs import JobError
 from service.contracts.schemas import Problem
@@ -110,9 +110,13 @@ def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") 
     return ApiProblem(code, f"{said}{more}", listed)
 
 
-def not_found(what: str, name: str) -> ApiProblem:
-    """A 404 for a named thing: ``what`` is ``job``, ``edit`` or ``version``."""
-    return ApiProblem(f"unknown_{what}", f"there is no {what} {name!r}")
+def not_found(what: str, name: str, names: Iterable[str] = ()) -> ApiProblem:
+    """A 404 for a named thing: ``what`` is ``job``, ``edit`` or ``version``.
+
+    ``names`` are those that may have been meant.
+    """
+    meant = did_you_mean(name, names, "; ")
+    return ApiProblem(f"unknown_{what}", f"there is no {what} {name!r}{meant}")
 
 
 def unavailable(code: str, detail: str, retry_after: int = RETRY_AFTER[503]) -> ApiProblem:

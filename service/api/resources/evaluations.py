@@ -280,7 +280,7 @@ def _number(payload: EvaluationPayload, label: str) -> int:
     for number, target in enumerate(payload.targets):
         if target.label == label:
             return number
-    raise not_found("target", label)
+    raise not_found("target", label, [target.label for target in payload.targets])
 
 
 def _comparison(path: Path, a: str, b: str) -> EvaluationComparison:

@@ -144,7 +144,8 @@ def suite_info(suites: Suites, name: str) -> SuiteInfo:
     try:
         return suites.get(name)
     except UnknownSuite:
-        raise not_found("suite", name) from None
+        known = (*atlas.SUITES, *(one.name for one in suites.all()))
+        raise not_found("suite", name, known) from None
 
 
 @cache

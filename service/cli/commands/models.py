@@ -13,6 +13,7 @@ import typer
 from jeep_core import atlas
 from jeep_core.errors import JeepError
 from jeep_core.models.catalogue import CATALOGUE, Offer
+from jeep_core.spec.naming import did_you_mean
 from service.cli import tables
 from service.cli.common import (
     EXIT_FAILED,
@@ -247,7 +248,10 @@ def _described(library: Library, name: str, preset: bool) -> dict[str, Any]:
         if preset:
             why = f"it is not here: give its folder, or jeep models add {name}"
             return {"name": name, "editable": None, "why": why}
-        raise JeepError(f"there is no model {name!r} here: jeep models list shows those there are")
+        meant = did_you_mean(name, (*atlas.MODELS, *CATALOGUE, *library.names()), "; ")
+        raise JeepError(
+            f"there is no model {name!r} here: jeep models list shows those there are{meant}"
+        )
     own: dict[str, Any] = {"name": name, "folder": str(folder), **_checked(folder)}
     if model:
         own |= {

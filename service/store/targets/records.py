@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from jeep_core.spec.naming import did_you_mean
 from service.contracts.jobs import new_id, now
 from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord, TargetState
 from service.store.errors import CorruptFile, StoreError
@@ -25,8 +27,8 @@ class UnknownTarget(StoreError):
 
     code = "unknown_target"
 
-    def __init__(self, ref: str) -> None:
-        super().__init__(f"there is no target {ref!r}")
+    def __init__(self, ref: str, names: Iterable[str] = ()) -> None:
+        super().__init__(f"there is no target {ref!r}{did_you_mean(ref, names, '; ')}")
         self.ref = ref
 
 
@@ -108,10 +110,11 @@ class Targets:
             found = read(self._path(ref), TargetRecord)
             if found is not None and not found.removed:
                 return found
-        for one in self.all():
+        known = self.all()
+        for one in known:
             if one.name == ref:
                 return one
-        raise UnknownTarget(ref)
+        raise UnknownTarget(ref, [one.name for one in known])
 
     def all(self) -> list[TargetRecord]:
         """All targets, oldest first; unreadable files are logged and left out."""

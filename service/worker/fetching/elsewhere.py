@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from jeep_core.errors import Cancelled
 from service.client import ApiError, Client, ClientError
 from service.contracts.schemas.worker import Fetching
 from service.settings import Settings, SettingsError
@@ -17,6 +18,7 @@ from service.store.maintenance.room import MB
 from service.worker.fetching.link import Link, is_refusal, refused
 from service.worker.fetching.mirror import WAIT_S, Mirror, write
 from service.worker.fetching.source import ApiSource
+from service.worker.fetching.waiting import unless
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 5.0
@@ -29,7 +31,8 @@ class Elsewhere:
     """A store that is read through its api.
 
     ``stack`` ends what this begins; ``ended`` is told why, where the api refuses the key later.
-    ``stop``, once set, ends what `follow` does.
+    ``stop``, once set, ends what `follow` does, and every wait for the api; those for a version
+    only when nobody is ``owed`` an answer from it.
 
     Raises:
         SettingsError: the address or the key is none.
@@ -37,10 +40,15 @@ class Elsewhere:
     """
 
     def __init__(
-        self, settings: Settings, stack: ExitStack, ended: Callable[[str], None] = log.error
+        self,
+        settings: Settings,
+        stack: ExitStack,
+        ended: Callable[[str], None] = log.error,
+        stop: threading.Event | None = None,
     ) -> None:
         self.link = Link(str(settings.store_url))
-        self.stop = threading.Event()
+        self.stop = stop or threading.Event()
+        self.owed: Callable[[], bool] = lambda: False
         self._ended = ended
         self._store: FetchedStore | None = None
         self._tag, self._waiting = "", False
@@ -56,7 +64,7 @@ class Elsewhere:
         stack.enter_context(self._cache.owned())
 
     def opened(self) -> FetchedStore | None:
-        """The store; None while the api does not answer and nothing of it is here.
+        """The store; None while the api does not answer and nothing of it is here, or if stopped.
 
         Raises:
             SettingsError: the key is refused.
@@ -64,7 +72,9 @@ class Elsewhere:
             WrongFormat: the store is of another release.
         """
         try:
-            found = self._asking.store_change("", 0)
+            found = unless(self.stop.is_set, lambda: self._asking.store_change("", 0))
+        except Cancelled:
+            return None
         except ClientError as error:
             if is_refusal(error):
                 raise SettingsError(refused(error)) from None
@@ -86,8 +96,12 @@ class Elsewhere:
                 log.warning("nothing of the store is here: waiting for its api to answer")
             self._waiting = True
             return None
-        self._store = FetchedStore(root, self._cache, ApiSource(self._fetching, self.link))
+        source = ApiSource(self._fetching, self.link, self._fetches_end)
+        self._store = FetchedStore(root, self._cache, source)
         return self._store
+
+    def _fetches_end(self) -> bool:
+        return self.stop.is_set() and not self.owed()
 
     def in_use(self, versions: Callable[[], set[str]]) -> None:
         """Keep the files of these versions, beside head's."""

@@ -7,18 +7,20 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from jeep_core.errors import Cancelled
 from service.client import ApiError, Client, ClientError
 from service.contracts.schemas.worker import StoreState
 from service.store import WrongFormat
 from service.store.files import encode, replace
 from service.store.store import FORMAT, StoreFormat, StoreIdentity, StoreModel
 from service.worker.fetching.link import BUSY, Link, is_refusal, refused
+from service.worker.fetching.waiting import unless
 
 log = logging.getLogger(__name__)
 WAIT_S = 2.0
 """How long the api is asked to wait for something new.
 
-A follower ends no later than that; of an api that hangs, after half a minute.
+So long a new head is not asked for again; a follower that is stopped does not wait for it.
 """
 PAUSE_S = 0.5
 """Between two tries while it does not answer."""
@@ -54,7 +56,9 @@ class Mirror:
     def look(self) -> bool:
         """Wait for a change and write it; False if the api has not answered."""
         try:
-            found = self._client.store_change(self._tag, WAIT_S)
+            found = unless(self.stop.is_set, lambda: self._client.store_change(self._tag, WAIT_S))
+        except Cancelled:
+            return False
         except ClientError as error:
             if is_refusal(error):
                 self._ended(refused(error))

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from jeep_core.errors import Cancelled
 from service.client import ApiError, BadAnswer, Client, DamagedDownload, Unreachable
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import CorruptFile, CorruptTensor, NotFetched, UnknownVersion
 from service.store.tensors import byte_count
 from service.worker.fetching.link import BUSY, Link
+from service.worker.fetching.waiting import unless
 from service.worker.metrics import FETCHED_BYTES, FETCHES
 
 T = TypeVar("T")
@@ -21,10 +23,15 @@ LONGEST_PAUSE_S = 10.0
 
 
 class ApiSource:
-    """A `Source` (`service.store.fetched.replica`): what is not here, from the api."""
+    """A `Source` (`service.store.fetched.replica`): what is not here, from the api.
 
-    def __init__(self, client: Client, link: Link) -> None:
-        self._client, self._link = client, link
+    Nothing is waited for once ``ended`` says so.
+    """
+
+    def __init__(
+        self, client: Client, link: Link, ended: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._client, self._link, self._ended = client, link, ended
 
     def line(self, version: str, count: int) -> list[Manifest]:
         """The manifests of a version and of up to ``count - 1`` of those below it.
@@ -60,7 +67,9 @@ class ApiSource:
                 f"answered it for {away_s:.0f} s"
             )
         try:
-            found = _patiently(call)
+            found = unless(self._ended, lambda: _patiently(call))
+        except Cancelled:
+            raise NotFetched(f"{what} is not fetched any more: this follower ends") from None
         except ApiError as error:
             FETCHES.labels("failed").inc()
             self._link.missed(what, error)

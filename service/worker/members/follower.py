@@ -61,11 +61,13 @@ class Follower:
     """The state of the process.  ``run`` blocks until ``stop``, and drains then.
 
     ``stop`` set: nothing new is taken, what was taken is answered, for ``JEEP_DRAIN_S`` at most.
+    ``loading``: as in `service.worker.process.Worker`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.stop = threading.Event()
+        self.loading = False
         self._code = 0
         self._draining = False
         self._jobs = False
@@ -79,15 +81,19 @@ class Follower:
         with ExitStack() as stack:
             try:
                 if self.settings.store_url is not None:
-                    self._elsewhere = Elsewhere(self.settings, stack, self._end)
+                    self._elsewhere = Elsewhere(self.settings, stack, self._end, self.stop)
                 store = self._joined()
                 if store is None:
                     return 0
                 check_inputs(self.settings)
+                self.loading = True
                 base = load_base(self.settings)
+                self.loading = False
                 check_base(store, base)
                 executor = executor_of(self.settings, stack)
             except NotFetched as error:
+                if self.stop.is_set():
+                    return 0
                 log.error("this follower cannot join now: %s", error)
                 return EXIT_AGAIN
             except (StoreError, JeepError, SettingsError, OSError) as error:
@@ -188,6 +194,8 @@ class Follower:
         alone = lambda: len(members.followers()) < 2  # noqa: E731
         answers = answering(settings, store, views, gate, asked, None, alone)
         self._generation, requests = answers.generation, answers.requests
+        if self._elsewhere is not None:
+            self._elsewhere.owed = lambda: requests.load > 0 and not requests.stop.is_set()
         beat = heartbeat(
             client,
             keys,
@@ -229,8 +237,6 @@ class Follower:
             beat.beat()
         reads.stop.set()
         head.stop.set()
-        if self._elsewhere is not None:
-            self._elsewhere.stop.set()
         requests.drain.set()
         self._drained(lanes, requests)
         lanes.join()
@@ -270,6 +276,8 @@ class Follower:
             check_base(store, base)
             self._jobs = self._takes_jobs(store)
         except (StoreError, OSError) as error:
+            if self.stop.is_set() and isinstance(error, NotFetched):
+                return  # it is stopped: nothing is waited for
             again = isinstance(error, StoreReplaced | NotFetched)
             self._end(str(error), EXIT_AGAIN if again else EXIT_CONFIG)
 

@@ -43,7 +43,7 @@ LASTING = {"missing_program"}
 PATIENCE_S = 600.0
 """How long it is tried to clear up after a target that was removed."""
 JOIN_S = 3.0
-"""How long a try that is under way is waited for at the end; it may be cut off anywhere."""
+"""How long tries that are under way are waited for at the end; they may be cut off anywhere."""
 
 
 class Ending(Coded, Exception):
@@ -97,9 +97,10 @@ class Pusher:
             except Exception:
                 log.exception("targets could not be looked after")
                 pause_s = min(2 * pause_s, EVERY_S)
+        end = time.monotonic() + JOIN_S
         for care in self._cares.values():
             if care.thread is not None:
-                care.thread.join(JOIN_S)
+                care.thread.join(max(0.0, end - time.monotonic()))
 
     def look(self) -> None:
         """Start what is due."""

@@ -12,6 +12,9 @@ import pytest
 from support.library import tiny
 from support.library.folders import WEIGHTS, MakeFolder, layers, refusal, then, without, written
 
+from jeep_core.errors import UnsupportedModel
+from jeep_core.models.checkpoints.source import locate
+from jeep_core.models.library import Library
 from jeep_core.models.loading import load
 
 
@@ -91,6 +94,26 @@ class TestNames:
             "there is no folder owner/name-of-no-model here, and as a hub id: the hub cannot be "
             "reached, and no copy is in the cache: name a local folder"
         )
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [
+            ("smolm2", "here (did you mean 'smollm2-135m'"),
+            ("Atlas-Llama", "here (did you mean 'atlas-llama'"),
+            ("my-modle", "here (did you mean 'my-model'?)"),
+            ("./atlas-lama", "; did you mean 'atlas-llama'"),
+        ],
+    )
+    def test_a_name_that_is_nearly_a_known_one(
+        self, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+        meant: str,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        library = Library(tmp_path / "models")
+        library.add_folder(make_folder("gpt2"), "my-model")
+        with pytest.raises(UnsupportedModel) as caught:
+            locate(name, library)
+        assert meant in str(caught.value)
 
     def test_a_hub_id_in_the_cache_needs_no_network(
         self, make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -184,7 +184,7 @@ def test_further_presets_are_rows_of_the_comparison(inputs: Options, tmp_path: P
 
 
 def test_a_further_preset_of_another_model_is_refused(inputs: Options) -> None:
-    with pytest.raises(JeepError, match="has no preset 'jeep-gpt-j-6b'; it has: "):
+    with pytest.raises(JeepError, match=r"has no preset 'jeep-gpt-j-6b'; .*there are: "):
         run(replace(inputs, also=("jeep-gpt-j-6b",)))
 
 
@@ -197,7 +197,11 @@ def test_too_few_cases_are_refused_with_their_number(inputs: Options) -> None:
     ("given", "said"),
     [
         ({"editors": ["memit", "memmit"]}, "--editors: no editor 'memmit'; did you mean 'memit'"),
-        ({"only": ["everything"]}, "--only: 'everything' is none of comparison, "),
+        ({"only": ["everything"]}, "--only: no experiment 'everything'; there are: "),
+        (
+            {"only": ["comparisons"]},
+            "--only: no experiment 'comparisons'; did you mean 'comparison'?",
+        ),
     ],
 )
 def test_unknown_editors_and_experiments_are_refused_at_once(

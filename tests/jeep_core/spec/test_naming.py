@@ -5,7 +5,31 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from jeep_core.spec.naming import field_problems, in_plain_words, one_line
+from jeep_core.spec.naming import (
+    did_you_mean,
+    field_problems,
+    in_plain_words,
+    known_names,
+    one_line,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("edti", "; did you mean 'edit' or 'Edits'?"),
+        ("EDITS", "; did you mean 'Edits' or 'edit'?"),
+        ("xyzzy", ""),
+    ],
+)
+def test_names_that_may_have_been_meant_whatever_their_case(name: str, asked: str) -> None:
+    assert did_you_mean(name, iter(["Edits", "jobs", "edit"]), "; ") == asked
+
+
+def test_all_names_with_the_nearest_one_in_front() -> None:
+    assert known_names("edti", ["edit", "edits"]) == "did you mean 'edit'? there are: edit, edits"
+    assert known_names("xyzzy", ["edit", "edits"]) == "there are: edit, edits"
+    assert known_names("xyzzy", []) == "there are: none"
 
 
 @pytest.mark.parametrize(

@@ -220,13 +220,15 @@ def test_it_does_not_matter_where_chunks_end(
 def test_a_format_can_be_named() -> None:
     with pytest.raises(InvalidSuite, match="requested_rewrite is missing"):
         load_suite(stream([PLAIN]), format="counterfact")
-    with pytest.raises(JeepError, match=r"no suite format 'x'; there are counterfact, mquake"):
+    with pytest.raises(JeepError, match=r"no suite format 'x'; there are: counterfact, mquake"):
         load_suite(stream([PLAIN]), format="x")
 
 
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JeepError, match=r"neither a file nor a bundled suite.*atlas-zsre"):
         load_suite("no-suite")
+    with pytest.raises(JeepError, match=r"did you mean 'atlas-zsre'"):
+        load_suite("atlas-zrse")
     with pytest.raises(JeepError, match="cannot be read"):
         load_suite(tmp_path)
 

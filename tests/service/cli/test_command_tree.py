@@ -157,9 +157,9 @@ def test_an_earlier_name_takes_what_the_command_takes_that_it_stands_for(alias: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("edti",), "jeep: there is no command 'edti': did you mean edit or edits?"),
+        (("edti",), "jeep: there is no command 'edti': did you mean 'edit' or 'edits'?"),
         (("xyzzy",), "jeep: there is no command 'xyzzy'; see jeep --help"),
-        (("jobs", "lst"), "jeep jobs: there is no command 'lst': did you mean list?"),
+        (("jobs", "lst"), "jeep jobs: there is no command 'lst': did you mean 'list'?"),
         (("--quiet",), "jeep: no such option: --quiet; see jeep --help"),
         (
             ("--versoin",),

@@ -101,6 +101,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, directory: Path) -> None:
         (["add", "bad.gguf"], "bad.gguf is damaged"),
         (["add", "bad.gguf", "--dtype", "int4"], "dtype 'int4' is not one of: auto, float32"),
         (["show", "nothing"], "there is no model 'nothing' here"),
+        (["show", "smolm2-135m"], "did you mean 'smollm2-135m'"),
     ):
         output = jeep(*arguments, code=1)
         assert said in output

@@ -169,8 +169,9 @@ def test_gradients_that_do_not_fit_say_so_without_moments() -> None:
         (["--high", "40"], 1, "/hparams/high/layers: layer 40 does not exist"),
         (["--editor", "auto"], 1, 'only an edit takes "auto"; name one of jeep, memit'),
         (["--editor", "jeeb"], 1, "no editor 'jeeb'"),
-        (["--model", "llama-3.1-80b"], 1, "did you mean llama-3.1-8b"),
+        (["--model", "llama-3.1-80b"], 1, "did you mean 'llama-3.1-8b'"),
         (["--model", "./none"], 1, "is not there: name a folder"),
+        (["--model", "./atlas-gtpj"], 1, "; did you mean 'atlas-gptj'"),
     ],
 )
 def test_mistakes_end_in_one_sentence(arguments: list[str], code: int, said: str) -> None:

@@ -35,7 +35,11 @@ def test_a_name_belongs_to_one_target_until_it_is_removed(made: Store) -> None:
     first = made.targets.add(WANTED, 2)
     with pytest.raises(TargetNameTaken):
         made.targets.add(WANTED, 2)
+    with pytest.raises(UnknownTarget, match=r"'smoll'; did you mean 'smol'\?"):
+        made.targets.get("smoll")
     made.targets.remove("smol")
+    with pytest.raises(UnknownTarget, match=r"'smoll'$"):
+        made.targets.get("smoll")
     with pytest.raises(UnknownTarget):
         made.targets.get(first.id)
     second = made.targets.add(WANTED, 1)

@@ -228,6 +228,21 @@ class TestNames:
             based.names.resolve(ref)
         assert unknown.value.ref == ref
 
+    @pytest.mark.parametrize(
+        ("ref", "said"),
+        [
+            ("HEAD", "no version is called 'HEAD'; did you mean 'head'?"),
+            ("releas", "no version is called 'releas'; did you mean 'release'?"),
+            ("v3", "no version is called 'v3'"),
+        ],
+    )
+    def test_a_name_that_is_nearly_a_known_one(self, based: Store, ref: str, said: str) -> None:
+        for name in ("release", "v3-old"):
+            based.names.give(name, "v0")
+        with pytest.raises(UnknownVersion) as unknown:
+            based.names.resolve(ref)
+        assert str(unknown.value) == said
+
     def test_a_name_stands_for_one_version(self, based: Store) -> None:
         version = add_version(based)
         based.names.give("good", version)

@@ -8,8 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from support import TINY_GPTJ
@@ -21,7 +25,8 @@ from service.store.files import encode, replace
 from service.store.store import StoreIdentity, is_another
 from service.worker import process
 from service.worker.input_files import check_inputs, own_relations
-from service.worker.members import common
+from service.worker.members import common, follower
+from service.worker.members.follower import Follower
 from service.worker.members.publishing import head_of, prepare
 from service.worker.process import Worker
 
@@ -35,6 +40,31 @@ def said(settings: Settings, caplog: pytest.LogCaptureFixture) -> str:
     [line] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert line.exc_info is None
     return line.getMessage()
+
+
+@pytest.mark.parametrize("role", ["writer", "follower"])
+def test_one_that_is_told_to_stop_while_its_model_is_fetched_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    """Its model may be fetched from a hub that hangs, by threads that nothing ends."""
+    handlers: dict[int, Callable[[int, None], None]] = {}
+    monkeypatch.setattr(process.signal, "signal", handlers.__setitem__)
+    for part in (process.logs, process.tracing):
+        monkeypatch.setattr(part, "configure", lambda *_: None)
+    monkeypatch.setattr(process.sys, "setswitchinterval", lambda _: None)
+    monkeypatch.setattr(process.os, "_exit", sys.exit)
+    monkeypatch.setattr(Follower, "_joined", lambda _: SimpleNamespace())
+
+    def told_to_stop(_: Settings) -> None:
+        handlers[SIGTERM](SIGTERM, None)
+        pytest.fail("it goes on")
+
+    for module in (process, follower):
+        monkeypatch.setattr(module, "load_base", told_to_stop)
+    given = {"store": tmp_path / "store", "role": role, "redis_url": "redis://127.0.0.1:9"}
+    with pytest.raises(SystemExit) as ended:
+        process.main(Settings.model_validate(given))
+    assert ended.value.code == 0
 
 
 @pytest.fixture

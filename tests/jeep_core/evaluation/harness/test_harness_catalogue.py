@@ -126,6 +126,10 @@ class TestUnknown:
         with pytest.raises(UnknownTask, match="take one of general, general_answer"):
             find(suite, own)
 
+    def test_the_name_that_may_have_been_meant(self, own: Path) -> None:
+        with pytest.raises(UnknownTask, match=r"; did you mean 'general'.*\? take one of general,"):
+            find("lm-eval:genral", own)
+
     @pytest.mark.parametrize(
         "path", ["nothing.yaml", "../outside.yaml", "/etc/passwd.yaml", "sub/../../outside.yaml"]
     )

@@ -1,15 +1,18 @@
-"""What the driver makes of actors that die while they are prepared; Ray itself is not needed."""
+"""What the driver makes of actors that die or go on; Ray itself is not needed."""
 
 from __future__ import annotations
 
+import queue
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from jeep_core.errors import WorkersLost
+from jeep_core.executors.child import STOPPED
+from jeep_core.executors.ray import driver as module
 from jeep_core.executors.ray.driver import Driver, Seat
 from jeep_core.executors.ray.terms import ClusterTerms
 from jeep_core.executors.wire import pack, unpack
@@ -21,18 +24,22 @@ class Actors:
     """Ray as far as the driver uses it here: every call is a new reference."""
 
     def __init__(self) -> None:
+        self.killed: list[Any] = []
         self.exceptions = SimpleNamespace(RayActorError=RuntimeError)
 
     def remote(self, cls: type) -> Any:
         return SimpleNamespace(options=lambda **more: SimpleNamespace(remote=lambda *_: actor()))
 
+    def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], Any]:
+        return [], refs
+
     def kill(self, actor: Any) -> None:
-        """It is gone already."""
+        self.killed.append(actor)
 
 
 def actor() -> Any:
     call = SimpleNamespace(remote=lambda *_: object())
-    return SimpleNamespace(ready=call, begin=call, work=call)
+    return SimpleNamespace(ready=call, begin=call, work=call, stop=call)
 
 
 @pytest.fixture
@@ -105,3 +112,57 @@ def test_what_an_actor_says_of_a_run_that_was_given_up_is_not_of_the_next(
     one._answered(seat, seat.beginning, pack(MemoryError("of run 2")))
     [(kind, error, run)] = said(pipe)
     assert (kind, str(error), run) == ("refused", "of run 2", 2)
+
+
+def turns(driver: Driver, count: int) -> None:
+    """Let it go round so often, without hearing anything."""
+    heard = iter(range(count))
+
+    def get(timeout: float) -> None:
+        for _ in heard:
+            raise queue.Empty
+
+    driver._inbox, driver._source = SimpleNamespace(get=get), cast(Any, "a model")
+    driver.serve()
+
+
+def given_up(driver: Driver) -> Seat:
+    """An actor that works on a unit of a run that was given up."""
+    seat = prepares(driver, 1)
+    driver._answered(seat, seat.beginning, pack([]))
+    driver._hand_out()
+    assert seat.task == 0
+    driver._flags[STOPPED] = 1
+    driver._stop_if_asked()
+    return seat
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_actor_that_goes_on_with_what_was_given_up_is_replaced(
+    driver: tuple[Driver, Connection], monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    one, pipe = driver
+    seat = given_up(one)
+    monkeypatch.setattr(module, "STALE_S", -1.0 if late else 1000.0)
+    turns(one, 2)
+    assert (seat in one._seats, one._ray.killed) == (not late, [seat.actor] if late else [])
+    assert len(one._seats) == TERMS.actors
+    assert said(pipe) == [("stopped", 1, 0)], "it was told once, and is not lost"
+    one._heard("begin", 2, "task", None, "v2")
+    one._heard("unit", 2, 0, "facts")
+    for other in one._seats:
+        other.is_ready = True
+    one._hand_out()
+    assert [other.beginning is not None for other in one._seats] == [late, True]
+
+
+def test_one_that_ends_in_time_works_on(
+    driver: tuple[Driver, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = driver
+    seat = given_up(one)
+    one._answered(seat, seat.answer, pack(("done", "too late")))
+    monkeypatch.setattr(module, "STALE_S", -1.0)
+    turns(one, 2)
+    assert seat in one._seats
+    assert one._ray.killed == []

@@ -99,6 +99,11 @@ def test_a_wrong_evaluation_is_refused_by_its_field(
         assert answer.json()["errors"][0]["pointer"] == where
 
 
+def test_the_name_of_a_suite_that_may_have_been_meant(refusing: httpx.Client) -> None:
+    said = submit(refusing, suite="atlas-zrse").json()["detail"]
+    assert said.startswith("there is no suite 'atlas-zrse'; did you mean 'atlas-zsre'")
+
+
 def test_an_address_of_another_form_is_refused_by_words_not_by_a_pattern(
     refusing: httpx.Client,
 ) -> None:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support.service.outward.played_targets import PlayedVllm, refused
@@ -20,7 +22,7 @@ from service.store.targets.status import target_status
 from service.worker.targets import pusher as module
 from service.worker.targets import sync, workshop
 from service.worker.targets.connection import TargetFailed
-from service.worker.targets.pusher import Pusher
+from service.worker.targets.pusher import Care, Pusher
 from service.worker.targets.workshop import Workshop
 
 
@@ -112,6 +114,20 @@ def test_a_slow_server_delays_no_other_target(
     finally:
         pusher.stop.set()
         slow.stop()
+
+
+def test_targets_that_hang_are_waited_for_together_at_the_end(
+    store: Store, settings: Settings, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: sum(waits)))
+    pusher = Pusher(store, settings, shop)
+    hanging: Any = SimpleNamespace(join=waits.append)
+    for name in "abc":
+        pusher._cares[name] = Care(basis=cast(Any, None), sync=cast(Any, None), thread=hanging)
+    pusher.stop.set()
+    pusher.run()
+    assert waits == [module.JOIN_S, 0.0, 0.0]
 
 
 def test_what_is_not_wanted_any_more_is_removed_after_a_failure_too(

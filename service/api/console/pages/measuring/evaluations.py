@@ -156,7 +156,7 @@ async def evaluation_cases_part(
     job, _ = await EVALUATIONS.ended(state, id)
     labels = [one.label for one in EVALUATIONS.payload(job).targets]
     if target not in labels:
-        raise not_found("target", target)
+        raise not_found("target", target, labels)
     path = await EVALUATIONS.report(state, job, cases_file(labels.index(target)))
     rows = await run_in_threadpool(listed, path, which, first, SHOWN + 1)
     return fragment(

@@ -70,6 +70,7 @@ def need(arch: Architecture, editing: Editing, load: Workload, settings: Setting
         "values": matrices + kept + pool,
         "writing": matrices + solving,
     }
+    parts |= {name: parts[name] + twin(arch, editing, settings) for name in ("values", "writing")}
     return Need(
         weights=arch.parameters * weight,
         versions=settings.versions * matrices,
@@ -92,10 +93,20 @@ def _by_gradients(
         decoding=decoding(arch, load, BYTES[settings.dtype]),
         parts={
             "moments": 0 if settings.layers_at_once == 0 else sums,
-            **{name: round(matrices + kept + size) for name, size in parts.items()},
+            **{
+                name: round(matrices + kept + size + twin(arch, editing, settings))
+                for name, size in parts.items()
+            },
         },
         moments_apart=settings.layers_at_once is not None,
     )
+
+
+def twin(arch: Architecture, editing: Editing, settings: Settings) -> int:
+    """The bytes of a copy of all matrices in bfloat16, for an edit whose products are in it."""
+    if not editing.bfloat16 or settings.dtype == "bfloat16":
+        return 0
+    return BYTES["bfloat16"] * (arch.layers * arch.block_parameters + arch.vocabulary * arch.d)
 
 
 def decoding(arch: Architecture, load: Workload, weight: int) -> int:

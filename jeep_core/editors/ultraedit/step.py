@@ -7,7 +7,7 @@ batch says what an η does.  The authors' η is a constant for models of one wid
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from random import Random
@@ -54,7 +54,7 @@ class Direction:
         return float((self._shifts * self.gradients).sum())
 
     def factors(self, dtype: torch.dtype) -> list[torch.Tensor]:
-        """What an output moves by per unit of η, h times these (in, r), (r, out) or (in, out).
+        """(in, r) and (r, out), or their product (in, out): h times these is an output's move by η.
 
         The product of the two is taken where that is the smaller matrix.
         """
@@ -189,7 +189,7 @@ class _Trial:
                 found |= {(number, place): one for place, one in enumerate(each.tolist())}
         return found
 
-    def _products(self) -> Any:
+    def _products(self) -> AbstractContextManager[object]:
         return nullcontext() if self.twin is None else self.twin.products()
 
 
@@ -198,8 +198,13 @@ def _mean(probabilities: Sequence[float]) -> float:
     return found if isfinite(found) else 0.0
 
 
-def moved(view: ModelView, factors: Mapping[int, Sequence[torch.Tensor]], size: float) -> Any:
-    """Add ``size`` times the product of ``factors`` to the MLP output projections of the layers."""
+def moved(
+    view: ModelView, factors: Mapping[int, Sequence[torch.Tensor]], size: float
+) -> AbstractContextManager[None]:
+    """Move the outputs of the MLP output projections by layer, for as long as it is entered.
+
+    ``factors``: one (in, out), or two (in, r), (r, out); ``size`` times their product is added.
+    """
 
     def adder(layer: int, parts: Sequence[torch.Tensor]) -> Any:
         def hook(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -207,7 +212,8 @@ def moved(view: ModelView, factors: Mapping[int, Sequence[torch.Tensor]], size: 
             shift = args[0].to(parts[0].dtype)
             for part in parts:
                 shift = shift @ part
-            return output + (size * shift).to(output.dtype).view(output.shape)
+            there: torch.Tensor = output + (size * shift).to(output.dtype).view(output.shape)
+            return there
 
         return view.base.family.mlp_out_of(view.model, layer).register_forward_hook(hook)
 

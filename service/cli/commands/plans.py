@@ -135,7 +135,7 @@ def _plan(
         if dtype not in BYTES:
             err.print(f"weights of type {dtype} are loaded in float32", markup=False)
             dtype = "float32"
-    editing = editing_of(arch, model, facts=load["facts"], **demand)
+    editing = editing_of(arch, model, facts=load["facts"], dtype=dtype, **demand)
     megabytes = settings.edit_memory_mb
     asked = Asked(
         dtype=dtype,

@@ -6,6 +6,7 @@ JeepError
 │   └── InvalidHParams  … hyper-parameters, a preset or an editor name that make no sense
 ├── MissingMoments      imported second moments lack a layer
 ├── UnsupportedModel    the model's architecture or weights cannot be edited
+├── ModelNotFetched     the hub, or the network to it, does not give the model now
 ├── UnreadableText      a text file that is not there, not UTF-8, or empty
 ├── NotExportable       a version that cannot be written in a format
 │   ├── RankTooHigh     … as an adapter, within the limits that were given
@@ -21,6 +22,8 @@ Every exception, also of the service, has a ``code`` by which a client can ident
 from __future__ import annotations
 
 import errno
+import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +107,12 @@ class UnsupportedModel(JeepError):
     code = "unsupported_model"
 
 
+class ModelNotFetched(JeepError):
+    """A model of the hub that cannot be had now, and may be later."""
+
+    code = "model_not_fetched"
+
+
 class UnreadableText(JeepError):
     """A text file that cannot be read; the message names it."""
 
@@ -163,23 +172,81 @@ class Cancelled(JeepError):
     code = "cancelled"
 
 
+_MEMORY = re.compile(
+    r"allocate memory|not enough memory: you tried|std::bad_alloc|cuda_error_out_of_memory"
+    r"|(error:|cuda|hip|xpu|backend) out of memory\b(?! bounds)|\bcu[a-z]+_(status_)?alloc_failed\b"
+)
+"""How PyTorch, and the libraries and drivers below it, say it, in small letters."""
+_PASSING = {
+    getattr(errno, name)
+    for name in (
+        # memory, descriptors, processes, locks
+        *("ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EINTR", "EBUSY", "ENOBUFS", "ENOLCK"),
+        # disks, also those of another host
+        *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EREMOTEIO", "ENOTCONN", "ESHUTDOWN"),
+        # networks
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNABORTED", "ECONNRESET", "ECONNREFUSED"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "EPIPE"),
+    )
+    if hasattr(errno, name)
+}
+_BROKEN_OFF = (
+    ConnectionResetError,
+    ConnectionAbortedError,
+    ConnectionRefusedError,
+    BrokenPipeError,
+    TimeoutError,
+)
+"""Some libraries raise them without a number."""
+_NAMES = {socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_MEMORY, socket.EAI_SYSTEM}
+"""Errors of looking up a name that another try may not meet."""
+_NUMBER = re.compile(r"\bos error (\d+)\b")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory of the device or of the host was not enough.
 
-    There is no type for it: PyTorch raises a ``RuntimeError`` that names its allocator, a failed
-    ``mmap`` an ``OSError``, and C code that was given no memory may fail without an exception,
-    for which Python raises a ``SystemError``.
+    There is no type for it: PyTorch raises a ``RuntimeError`` that names its allocator or says what
+    the driver said, a failed ``mmap`` an ``OSError``, and C code that was given no memory may fail
+    without an exception, for which Python raises a ``SystemError``.
     """
     if isinstance(error, MemoryError):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return _number(error) == errno.ENOMEM
     said = str(error).lower()
     if isinstance(error, SystemError):
         return "without exception set" in said
     # by its name: this module is also imported where PyTorch is not
-    named = type(error).__name__ == "OutOfMemoryError" or "allocate memory" in said
+    named = type(error).__name__ == "OutOfMemoryError" or _MEMORY.search(said) is not None
     return isinstance(error, RuntimeError) and named
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error, or its cause, is of the machine, a disk or a network as they are now.
+
+    Memory, file descriptors or room were not enough, a file system or another host did not answer,
+    or a disk could not read.  The same may work later, so it says nothing of what was asked for:
+    no file is damaged, and no setting is wrong, because of it.
+    """
+    while error is not None:
+        if is_out_of_memory(error) or isinstance(error, _BROKEN_OFF):
+            return True
+        # numbers of their own, which on some systems are those of other errors
+        if isinstance(error, socket.gaierror):
+            return error.errno in _NAMES
+        if _number(error) in _PASSING:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _number(error: BaseException) -> int | None:
+    """The number of the operating system's error; libraries in Rust say it in their text alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _NUMBER.search(str(error))
+    return None if found is None else int(found.group(1))
 
 
 def reason_of(error: BaseException) -> str:

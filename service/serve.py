@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from jeep_core.errors import Coded
+from jeep_core.errors import Coded, is_passing
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.settings import (
     CLIENT_VARIABLES,
@@ -32,6 +32,8 @@ from service.settings import (
 from service.store import Store, StoreError
 from service.store.store import is_another
 
+EXIT_FAILED, EXIT_USAGE = 1, 2
+"""Exit codes of what may work another time, and of settings that cannot be used."""
 EXIT_TAKEN = 3
 """Exit code when the port or the store is in use."""
 LOOK_S = 1.0
@@ -49,7 +51,7 @@ class ServeError(Coded, Exception):
 
     code = "cannot_start"
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -79,7 +81,9 @@ def serve_api(settings: Settings, say: Say) -> int:
         ServeError: no queue is configured, or the port or the store cannot be used.
     """
     if settings.redis_url is None:
-        raise ServeError("JEEP_REDIS_URL is not set: the api alone needs a queue to talk to", 2)
+        raise ServeError(
+            "JEEP_REDIS_URL is not set: the api alone needs a queue to talk to", EXIT_USAGE
+        )
     with _stop_signals() as signals, listening(settings.host, settings.port) as sock:
         store = _open_store(settings)
         server = _server(settings, access_log=True)
@@ -97,7 +101,7 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
             "JEEP_ROLE: jeep serve runs a writer; start followers of it with "
             "jeep worker --role follower"
         )
-        raise ServeError(message, 2)
+        raise ServeError(message, EXIT_USAGE)
     store = _open_store(settings)
     try:
         stack.enter_context(store.serve_lock())
@@ -258,7 +262,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
-        raise ServeError(f"JEEP_HOST: cannot resolve {host!r}: {error.strerror}", 2) from None
+        message = f"JEEP_HOST: cannot resolve {host!r}: {error.strerror}"
+        raise ServeError(message, _exit_code(error)) from None
     with socket.socket(family, kind, proto) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -268,7 +273,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
             if error.errno == errno.EADDRINUSE:
                 message = f"port {port} of {host} is taken: choose another with --port (JEEP_PORT)"
                 raise ServeError(message, EXIT_TAKEN) from None
-            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}", 2) from None
+            message = f"cannot listen on {host}:{port}: {error.strerror}"
+            raise ServeError(message, _exit_code(error)) from None
         yield sock
 
 
@@ -316,7 +322,12 @@ def _open_store(settings: Settings) -> Store:
         assert store.id  # read now: it is compared with later ones
         return store
     except (StoreError, OSError) as error:
-        raise ServeError(f"JEEP_STORE: {error}", 2) from None
+        raise ServeError(f"JEEP_STORE: {error}", _exit_code(error)) from None
+
+
+def _exit_code(error: Exception) -> int:
+    """2 is final for a supervisor, so it is not for what passes."""
+    return EXIT_FAILED if is_passing(error) else EXIT_USAGE
 
 
 def _announce_access(settings: Settings, store: Store, say: Say) -> None:

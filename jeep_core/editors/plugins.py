@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from socket import gaierror
 from typing import TYPE_CHECKING, Any
 
 from jeep_core.editors.record import EditorRecord, mistake
-from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.errors import FieldProblem, InvalidHParams, is_passing
 
 if TYPE_CHECKING:
     from jeep_core.editors.base import Editor
@@ -57,6 +58,8 @@ def plugin(name: str) -> EditorRecord:
     try:
         found = entry.load()
     except (Exception, SystemExit) as error:
+        if _is_of_this_machine(error):
+            raise
         raise _broken(entry, f"{type(error).__name__}: {error}") from error
     if not isinstance(found, EditorRecord):
         raise _broken(entry, f"{entry.value} is no EditorRecord")
@@ -76,6 +79,8 @@ def create_plugin(name: str) -> Editor:
     try:
         editor: Editor = named(target)()
     except (Exception, SystemExit) as error:
+        if _is_of_this_machine(error):
+            raise
         raise _broken(entry, f"{type(error).__name__}: {error}") from error
     if not callable(getattr(editor, "run", None)):
         raise _broken(entry, f"{target} has no method run")
@@ -91,8 +96,15 @@ def plugin_network(name: str, target: str) -> Callable[..., Hypernetwork]:
     try:
         found: Callable[..., Hypernetwork] = named(target)
     except (Exception, SystemExit) as error:
+        if _is_of_this_machine(error):
+            raise
         raise _broken(registered()[name][0], f"{type(error).__name__}: {error}") from error
     return found
+
+
+def _is_of_this_machine(error: BaseException) -> bool:
+    """Whether memory, file descriptors or a disk were not enough; a network is the editor's own."""
+    return is_passing(error) and not isinstance(error, (ConnectionError, TimeoutError, gaierror))
 
 
 def named(target: str) -> Any:

@@ -271,7 +271,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnreadableText(f"{path} cannot be read: {error.strerror}") from None
+        raise UnreadableText(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UnreadableText(
             f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): convert it, "

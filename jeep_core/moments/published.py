@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from jeep_core.errors import JeepError, MissingMoments
+from jeep_core.errors import JeepError, MissingMoments, is_passing
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.source import import_command, imported_path
 from jeep_core.spec.matrices import GradientOf, Measured
@@ -63,6 +63,8 @@ class Imported:
             if not isinstance(record["sha256"], str):
                 raise ValueError("its header names no file")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            if is_passing(error):
+                raise
             raise JeepError(
                 f"{path} is damaged ({error}): remove it, then "
                 f"{import_command(self.name)} writes it again"
@@ -170,8 +172,12 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
     except JeepError:
         raise
     except OSError as error:
+        if is_passing(error):
+            raise
         raise JeepError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:
+        if is_passing(error):
+            raise
         raise JeepError(f"{file} is damaged, or no .npz file: {error}; {WANTED}") from error
     arrays = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
     if not arrays:

@@ -120,7 +120,7 @@ def _kept(path: Path) -> Anchor | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        log.warning("%s is damaged (%s): the norm is measured again", path, error)
+        log.warning("%s cannot be used (%s): the norm is measured again", path, error)
         return None
 
 

@@ -230,7 +230,7 @@ def read_table(path: Path) -> list[TableFact]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise JeepError(f"{path} cannot be read: {error}") from None
+        raise JeepError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

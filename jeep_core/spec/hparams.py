@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.errors import FieldProblem, InvalidHParams, is_passing
 from jeep_core.spec.matrices import Measured, Place
 from jeep_core.spec.naming import field_problems, known_names, one_line
 
@@ -281,6 +281,8 @@ def _preset_of(name: str, path: Path) -> Preset:
         stat = path.stat()
         return _read_preset(name, path, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        if is_passing(error):
+            raise
         message = f"{path} is not a preset: {one_line(error)}"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)]) from None
 

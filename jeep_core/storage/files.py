@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from jeep_core.errors import JeepError
 from jeep_core.spec.finite import json_text
+from jeep_core.storage.reading import reader
 
 ABANDONED_S = 3600.0
 
@@ -53,7 +53,7 @@ def load_whole(path: Path) -> dict[str, torch.Tensor]:
         JeepError: they differ from what was written.
         SafetensorError, OSError: the file cannot be read.
     """
-    with safe_open(path, "pt") as file:
+    with reader(path) as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     wanted = metadata.get("sha256")
@@ -72,8 +72,12 @@ def _digest(tensors: Mapping[str, torch.Tensor], record: str) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record that ``save_whole`` kept beside the tensors."""
-    with safe_open(path, "pt") as file:
+    """The record that ``save_whole`` kept beside the tensors.
+
+    Raises:
+        SafetensorError, OSError: the file cannot be read.
+    """
+    with reader(path) as file:
         metadata = file.metadata() or {}
     record: dict[str, Any] = json.loads(metadata.get("record", "{}"))
     return record

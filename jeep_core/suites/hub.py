@@ -43,7 +43,7 @@ def hub_file(reference: str, cache: Path | None = None, local_only: bool = False
             )
         )
     except Exception as error:  # a library with many: wrong id, no network, no access
-        raise JeepError(f"{reference} cannot be fetched: {error}") from None
+        raise JeepError(f"{reference} cannot be fetched: {error}") from error
     return _chosen(folder, path, reference)
 
 

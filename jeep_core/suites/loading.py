@@ -228,7 +228,7 @@ def load_suite(
             reader = SuiteReader(stream, format, drop_bad, style)
             cases = tuple(reader)
     except OSError as error:
-        raise JeepError(f"{label} cannot be read: {error.strerror}") from None
+        raise JeepError(f"{label} cannot be read: {error.strerror}") from error
     return Suite(label, cases, reader.style, reader.report)
 
 

@@ -83,6 +83,7 @@ NEVER_FLAGS = frozenset({"judge_key", "store_key"})
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     """Give a command one flag per setting; missing flags are read from the environment."""
+    from jeep_core.errors import is_passing
     from service.settings import Settings, SettingsError, load_settings
 
     def run(**flags: str | None) -> None:
@@ -90,7 +91,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
             settings = load_settings(**flags)
         except SettingsError as error:
             complain(str(error))
-            raise typer.Exit(EXIT_USAGE) from None
+            raise typer.Exit(EXIT_FAILED if is_passing(error) else EXIT_USAGE) from None
         command(settings)
 
     parameters = []

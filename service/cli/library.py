@@ -84,8 +84,9 @@ def library(name: str) -> Iterator[Any]:
         if not is_out_of_memory(error):
             raise
         complain(
-            f"jeep: memory is not enough ({reason_of(error)}): `jeep plan` says how much a model "
-            "needs; --dtype bfloat16 and another --device are ways to need less here"
+            f"jeep: memory is not enough ({reason_of(error)}): end what else uses it, or use a "
+            "machine with more; with a model (`jeep plan` says how much one needs), also --dtype "
+            "bfloat16 or another --device where the command has them"
         )
         raise typer.Exit(EXIT_FAILED) from None
 

@@ -20,7 +20,9 @@ In a pipe or a file every row of a table is one line. Ctrl-C ends the waiting, n
 `jeep jobs follow` goes on, `jeep jobs cancel` ends it.
 
 Exit codes: 0 it worked, 1 it failed, 2 the command line or a setting makes no sense, 3 the port or
-the store is in use, 78 the worker cannot work as configured, 130 interrupted.
+the store is in use, 75 a process that is to be started again (another store, an api that is away),
+78 the worker cannot work as configured, 130 interrupted. What passes, such as too little memory or
+a network that is away, ends a service or a worker with 1 or 75, never with 2 or 78.
 """
 COMMON = {"url", "key_file", "as_json"}
 """Options that the head describes."""

@@ -66,7 +66,7 @@ def _secret(variable: str, path: Path) -> str:
         return path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text"
-        raise SettingsError(f"{variable}: {path}: {reason}") from None
+        raise SettingsError(f"{variable}: {path}: {reason}") from error
 
 
 def trace_exporter() -> str | None:

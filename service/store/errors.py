@@ -7,7 +7,7 @@ StoreError
 ├ WrongModel, WrongRelease    it belongs to another model, its worker is of another release
 ├ UnknownVersion, UnknownJob  (also KeyError's meaning: 404)
 ├ VersionExists, JobExists    written twice
-├ CorruptFile                 a file of the store cannot be read
+├ CorruptFile                 a file of the store is damaged
 ├ CorruptTensor               bytes are not what their hash says
 │ └ MissingTensor             … or are not there at all
 ├ NotFetched                  the api does not give what is not on this disk
@@ -132,7 +132,7 @@ class JobExists(StoreError):
 
 
 class CorruptFile(StoreError):
-    """A file of the store cannot be understood."""
+    """A file of the store cannot be understood; one that cannot be read now is an ``OSError``."""
 
     code = "corrupt_file"
 

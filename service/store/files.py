@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,6 +26,10 @@ STEP_NS = 50_000_000
 Stamp = tuple[int, int, int] | None
 """Inode, size and time of change of a file, None without one."""
 
+NOT_A_FILE = (IsADirectoryError, NotADirectoryError)
+"""Reading raises them where something else has the file's name, which no other try changes."""
+OF_CONTENT = {errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
+"""Numbers of errors of reading a damaged file: the first if it is said to have absurd places."""
 Opener = Callable[[str, int], int]
 """Opens a file for the built-in ``open``."""
 Model = TypeVar("Model", bound=BaseModel)
@@ -125,12 +130,17 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def read(path: Path, model: type[Model]) -> Model | None:
-    """Parse a JSON file, None if there is none; :class:`CorruptFile` names an unreadable one."""
+    """Parse a JSON file, None if there is none.
+
+    Raises:
+        CorruptFile: its content is damaged, or it is no file.
+        OSError: it cannot be read now, which says nothing of what is in it.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except OSError as error:
+    except NOT_A_FILE as error:
         raise CorruptFile(f"{path} cannot be read: {error.strerror}") from None
     try:
         return model.model_validate_json(unsealed(data))
@@ -144,7 +154,11 @@ def read(path: Path, model: type[Model]) -> Model | None:
 
 
 def difference(path: Path, sha256: str | None) -> str | None:
-    """Return the error of a file that must exist, and have this hash if one is given, else None."""
+    """Return the error of a file that must exist, and have this hash if one is given, else None.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
     try:
         if sha256 is None:
             path.stat()
@@ -152,7 +166,7 @@ def difference(path: Path, sha256: str | None) -> str | None:
         found = sha256_of(path)
     except FileNotFoundError:
         return "is missing"
-    except OSError as error:
+    except NOT_A_FILE as error:
         return f"cannot be read: {error.strerror}"
     return None if found == sha256 else "is damaged: it has another hash"
 

@@ -74,7 +74,13 @@ class HeadPointer:
         """The committed version; :class:`UnknownVersion` before any model was bound.
 
         If ``head.json`` is damaged, head is the reflog's last entry; the worker's next start,
-        or the next commit, rewrites the file.
+        or the next commit, rewrites the file.  One that cannot be read now is not damaged: whoever
+        took head from the reflog then would take its own fence for the file's, and could move head
+        after a later worker has claimed it.
+
+        Raises:
+            CorruptFile: both are damaged.
+            OSError: it cannot be read now.
         """
         try:
             head = read(self._root / "head.json", Head)
@@ -143,7 +149,7 @@ class HeadPointer:
     def _is_written(self, head: Head) -> bool:
         try:
             return read(self._root / "head.json", Head) == head
-        except CorruptFile:
+        except (CorruptFile, OSError):
             return False
 
     def repair(self) -> None:

@@ -11,13 +11,14 @@ import json
 import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from uuid import uuid4
 
 from service.contracts.schemas import TensorRef
 from service.store.errors import CorruptTensor, MissingTensor
-from service.store.files import fsync_folder, write_new
+from service.store.files import OF_CONTENT, fsync_folder, write_new
 
 KEY = "data"
 """The one tensor of a stored file."""
@@ -115,7 +116,7 @@ class Tensors:
             self._durable.add(target.parent)
 
     def read(self, ref: TensorRef) -> bytes:
-        """The raw bytes, verified; :class:`CorruptTensor` names the tensor and its file."""
+        """The raw bytes, verified; raises as :meth:`chunks`."""
         return b"".join(self.chunks(ref))
 
     def map(self, ref: TensorRef) -> memoryview:
@@ -125,40 +126,53 @@ class Tensors:
         :meth:`chunks`.
         """
         path = self.path(ref.sha256)
-        try:
+        with _damage_of(ref, path):
             with path.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             mapping.madvise(mmap.MADV_WILLNEED)
             start = 8 + int.from_bytes(mapping[:8], "little")
             data = memoryview(mapping)[start:]
-        except FileNotFoundError:
-            raise MissingTensor(f"tensor {ref.name} is missing: {path}") from None
-        except (OverflowError, ValueError, OSError) as error:
-            raise CorruptTensor(f"tensor {ref.name} is unreadable: {path}: {error}") from None
         if hashlib.sha256(data).hexdigest() != ref.sha256:
             raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
         return data
 
     def chunks(self, ref: TensorRef) -> Iterator[bytes]:
-        """The raw bytes piece by piece; raises :class:`CorruptTensor` at the end at the latest."""
+        """The raw bytes piece by piece.
+
+        Raises:
+            CorruptTensor, MissingTensor: the file is damaged, which shows at the end at the
+                latest, or is not there; the message names tensor and file.
+            OSError: it cannot be read now.
+        """
         path = self.path(ref.sha256)
         digest = hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                file.seek(8 + int.from_bytes(file.read(8), "little"))
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    yield chunk
-        except FileNotFoundError:
-            raise MissingTensor(f"tensor {ref.name} is missing: {path}") from None
-        except (OverflowError, ValueError, OSError) as error:
-            raise CorruptTensor(f"tensor {ref.name} is unreadable: {path}: {error}") from None
+        with _damage_of(ref, path), path.open("rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                yield chunk
         if digest.hexdigest() != ref.sha256:
             raise CorruptTensor(f"tensor {ref.name} is damaged: {path}")
 
     def has(self, ref: TensorRef) -> bool:
         """Whether a file of the right size exists (its bytes are verified on reading)."""
         return _is_whole(self.path(ref.sha256), byte_count(ref))
+
+
+@contextmanager
+def _damage_of(ref: TensorRef, path: Path) -> Iterator[None]:
+    """Turn what shows in the block that a tensor's file is damaged, or gone, into one sentence.
+
+    Memory, file descriptors and disks that are not there for it now show nothing of the kind.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingTensor(f"tensor {ref.name} is missing: {path}") from None
+    except (OverflowError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_CONTENT:
+            raise
+        raise CorruptTensor(f"tensor {ref.name} is unreadable: {path}: {error}") from None
 
 
 def _is_whole(path: Path, data_bytes: int) -> bool:

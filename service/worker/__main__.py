@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from service.settings import EXIT_CONFIG, SettingsError, load_settings
+from service.settings import SettingsError, load_settings
+from service.worker.failures import exit_code
 from service.worker.process import main
 
 if __name__ == "__main__":
@@ -12,5 +13,5 @@ if __name__ == "__main__":
         settings = load_settings()
     except SettingsError as error:
         print(error, file=sys.stderr)
-        sys.exit(EXIT_CONFIG)
+        sys.exit(exit_code(error))
     sys.exit(main(settings))

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from jeep_core.errors import Coded, FieldProblem, JeepError, is_out_of_memory
+from jeep_core.errors import (
+    Coded,
+    FieldProblem,
+    JeepError,
+    ModelNotFetched,
+    is_out_of_memory,
+    is_passing,
+)
 from service.contracts.jobs import JobError
-from service.queue import QueueError
-from service.store import HeadMoved, StaleFence, StoreError, is_disk_full
+from service.queue import QueueError, QueueFailure
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, SettingsError
+from service.store import (
+    HeadMoved,
+    NotFetched,
+    StaleFence,
+    StoreError,
+    StoreReplaced,
+    is_disk_full,
+)
 
 
 class Refused(Coded, Exception):
@@ -41,7 +56,7 @@ WITH_MESSAGE = (JeepError, StoreError, QueueError, Refused, Stopping, GuardFaile
 def is_foreseen(error: BaseException) -> bool:
     """Whether `failure` has a message for it; other errors are logged with their traceback."""
     known = isinstance(error, (*WITH_MESSAGE, ValidationError))
-    return known or is_disk_full(error) or is_out_of_memory(error)
+    return known or is_disk_full(error) or is_out_of_memory(error) or _is_passing_alone(error)
 
 
 def failure(error: BaseException) -> JobError:
@@ -57,9 +72,29 @@ def failure(error: BaseException) -> JobError:
         return JobError(code=error.code, message=f"another worker has taken over ({error})")
     if isinstance(error, WITH_MESSAGE):
         return JobError(code=error.code, message=str(error), errors=_errors(error))
+    if _is_passing_alone(error):
+        message = f"this machine, its disk or a network could not do it ({error}): try again"
+        return JobError(code="temporarily_unavailable", message=message)
     if isinstance(error, ValidationError):
         return JobError(code="failed", message=str(error))
     return JobError(code="internal_error", message=f"{type(error).__name__}: {error}")
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of a worker that this error keeps from serving; None: nobody has foreseen it.
+
+    `EXIT_CONFIG` is final, so it is only for what somebody must change.
+    """
+    if isinstance(error, (NotFetched, StoreReplaced)):
+        return EXIT_AGAIN
+    if is_passing(error) or isinstance(error, (ModelNotFetched, StaleFence, QueueFailure)):
+        return 1
+    foreseen = isinstance(error, (StoreError, JeepError, SettingsError, OSError))
+    return EXIT_CONFIG if foreseen else None
+
+
+def _is_passing_alone(error: BaseException) -> bool:
+    return isinstance(error, OSError) and is_passing(error)
 
 
 def _errors(error: BaseException) -> list[dict[str, str | float]]:

@@ -24,7 +24,7 @@ def check_inputs(settings: Settings) -> None:
             try:
                 check_text(path)
             except UnreadableText as error:
-                raise SettingsError(f"JEEP_{name}: {error}") from None
+                raise SettingsError(f"JEEP_{name}: {error}") from error
     if settings.presets is not None:
         try:
             for preset in preset_names(settings.presets):
@@ -44,7 +44,7 @@ def own_relations(path: Path | None) -> dict[str, str]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"JEEP_RELATIONS: {path} cannot be read: {error.strerror}") from None
+        raise SettingsError(f"JEEP_RELATIONS: {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"JEEP_RELATIONS: {path} is not JSON ({reason_of(error)})") from None
     if not isinstance(table, dict):

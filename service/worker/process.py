@@ -15,7 +15,7 @@ from types import FrameType
 import torch
 from transformers.utils import logging as transformers_logging
 
-from jeep_core.errors import JeepError, is_out_of_memory, reason_of
+from jeep_core.errors import is_passing
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from service.contracts.jobs import Lane
@@ -31,11 +31,12 @@ from service.queue import (
     connect,
     end_patience,
 )
-from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, SettingsError
-from service.store import CorruptFile, StaleFence, Store, StoreBusy, StoreError, is_disk_full
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
+from service.store import CorruptFile, StaleFence, Store, StoreBusy
 from service.store.maintenance.room import Room
 from service.store.store import is_another
 from service.worker.executing import executor_of
+from service.worker.failures import exit_code
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
 from service.worker.kinds.edits import EditRunner
@@ -46,6 +47,7 @@ from service.worker.members.common import (
     RETRY_S,
     Lanes,
     answering,
+    cannot_start,
     heartbeat,
     load_base,
     writer_answers,
@@ -98,14 +100,11 @@ class Worker:
                 prepare(store, base, self.settings)
                 # one for each lane: an edit does not wait for workers of a job that reads
                 executors = [executor_of(self.settings, stack) for _ in range(2)]
-            except (StoreError, JeepError, SettingsError, OSError) as error:
-                log.error("%s", error)
-                return 1 if is_disk_full(error) else EXIT_CONFIG
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+            except Exception as error:
+                if (code := exit_code(error)) is None:
                     raise
-                log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
-                return 1
+                log.error("%s", cannot_start(error, self.settings))
+                return code
             try:
                 return self._serve(store, base, executors, stack)
             except (QueueFailure, StaleFence) as error:
@@ -114,6 +113,11 @@ class Worker:
             except CorruptFile as error:
                 log.error("%s", error)
                 return EXIT_CONFIG
+            except OSError as error:
+                if not is_passing(error):
+                    raise
+                log.error("%s", error)
+                return 1
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""

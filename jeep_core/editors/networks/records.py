@@ -16,7 +16,7 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.editors import with_network
 from jeep_core.editors.networks.hparams import HypernetworkHParams
-from jeep_core.errors import FieldProblem, JeepError
+from jeep_core.errors import FieldProblem, JeepError, is_passing
 from jeep_core.storage.records import unsealed
 
 FORMAT = 2
@@ -77,7 +77,8 @@ def read_record(path: Path, shipped: bool = False) -> NetworkRecord | None:
     """The record of the network at ``path``; None if there is none, or of an older format.
 
     Raises:
-        JeepError: it cannot be read.
+        JeepError: it is no record.
+        OSError: it cannot be read now.
     """
     try:
         whole = json.loads(unsealed(path.with_suffix(".json").read_bytes().rstrip()))
@@ -88,6 +89,8 @@ def read_record(path: Path, shipped: bool = False) -> NetworkRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if is_passing(error):
+            raise
         raise JeepError(f"{path.with_suffix('.json')} is no record of a network") from error
 
 

@@ -20,7 +20,7 @@ from jeep_core.editors.networks.records import (
     network_file,
     network_records,
 )
-from jeep_core.errors import InvalidHParams, JeepError
+from jeep_core.errors import InvalidHParams, JeepError, is_passing
 from jeep_core.models.families import is_transposed
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.finite import json_text
@@ -107,6 +107,8 @@ def _network_of(base: LoadedModel, spec: NetworkSpec, data: bytes, path: Path) -
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in load(data).items()})
     except RuntimeError as error:
+        if is_passing(error):
+            raise
         raise JeepError(f"{path} is not a network for {spec.editor}: {error}") from error
     return network.to(base.device).requires_grad_(False)
 

@@ -372,7 +372,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = _parsed(path, stat.st_mtime_ns, stat.st_size)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         said = str(error).splitlines()[0]
-        raise InvalidTask(f"{path.name} cannot be read: {said}") from None
+        raise InvalidTask(f"{path.name} cannot be read: {said}") from error
     if not isinstance(found, dict):
         raise InvalidTask(f"{path.name}: a task file holds keys and values")
     return found

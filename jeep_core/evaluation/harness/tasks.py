@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from jeep_core.errors import JeepError, NumericalError, reason_of
+from jeep_core.errors import JeepError, NumericalError, is_passing, reason_of
 from jeep_core.evaluation.harness.answers import Answers
 from jeep_core.evaluation.harness.catalogue import InvalidTask, TaskFile
 from jeep_core.evaluation.harness.installed import NoHarness, installed_version
@@ -95,6 +95,8 @@ def load_tasks(
         except JeepError:
             raise
         except Exception as error:  # whatever a task file and lm-eval's own checks make of it
+            if is_passing(error):
+                raise
             message = f"{file.file}: lm-eval {metadata.version('lm-eval')} cannot load it"
             raise InvalidTask(f"{message}: {reason_of(error)}") from error
         found[file.name] = task

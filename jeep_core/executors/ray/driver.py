@@ -75,7 +75,8 @@ def main(pipe: Connection, flags: Any, terms: ClusterTerms) -> None:
     except NoCluster as error:
         _say(pipe, "refused", error)
     except Exception as error:
-        _say(pipe, "refused", NoCluster(f"{_where(terms)} cannot be used: {reason_of(error)}"))
+        cluster = NoCluster(f"{_where(terms)} cannot be used: {reason_of(error)}")
+        _say(pipe, "refused", error if isinstance(error, MemoryError) else cluster)
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from jeep_core.errors import UnsupportedModel, reason_of
+from jeep_core.errors import UnsupportedModel, is_passing, reason_of
 from jeep_core.models.checkpoints.advice import convert_gguf, convert_pickled, merge_adapter, some
+from jeep_core.storage.reading import reader
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -57,6 +58,8 @@ def check_records(folder: Path) -> None:
             if (folder / name).exists():
                 read_record(folder / name)
     except OSError as error:
+        if is_passing(error):
+            raise
         raise _unreadable(folder, error) from None
 
 
@@ -69,6 +72,8 @@ def read_headers(folder: Path) -> Mapping[str, Stored]:
     try:
         return _headers(_weight_files(folder))
     except OSError as error:
+        if is_passing(error):
+            raise
         raise _unreadable(folder, error) from None
 
 
@@ -82,6 +87,8 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if is_passing(error):
+            raise
         raise UnsupportedModel(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UnsupportedModel(
@@ -191,7 +198,7 @@ def _headers(files: Sequence[Path]) -> Mapping[str, Stored]:
     for path in files:
         refuse_pointer(path)
         try:
-            with safe_open(path, framework="np") as file:
+            with reader(path, "np") as file:
                 for name in file.keys():  # noqa: SIM118 - it is no mapping
                     part = file.get_slice(name)
                     shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
@@ -202,9 +209,13 @@ def _headers(files: Sequence[Path]) -> Mapping[str, Stored]:
                         )
                     found[name] = Stored(path.name, shape, dtype)
         except OSError as error:
+            if is_passing(error):
+                raise
             reason = error.strerror or reason_of(error)
             raise UnsupportedModel(f"{path} cannot be read: {reason}") from None
         except (SafetensorError, ValueError, OverflowError) as error:
+            if is_passing(error):
+                raise
             raise UnsupportedModel(
                 f"{path} is damaged, it is no whole safetensors file ({reason_of(error)}): "
                 "copy it again"

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+import httpx
+from huggingface_hub import constants, hf_hub_download, list_repo_files, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
 
 from jeep_core import atlas
-from jeep_core.errors import UnsupportedModel, reason_of
+from jeep_core.errors import (
+    ModelNotFetched,
+    UnsupportedModel,
+    is_out_of_memory,
+    is_passing,
+    reason_of,
+)
 from jeep_core.models.catalogue import CATALOGUE
 from jeep_core.models.checkpoints.advice import convert_pickled
 from jeep_core.models.checkpoints.files import CONFIG, PICKLED
@@ -40,6 +49,7 @@ WANTED = (
 """Files that are fetched from the hub: never weights in other formats, never code."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_BUSY, _OF_THE_SERVER = {408, 425, 429}, 500
 _WEIGHT_FILES = (".safetensors", ".gguf", *PICKLED)
 
 
@@ -64,6 +74,8 @@ def locate(name: str, library: Library | None = None) -> Path:
     except RuntimeError:  # ~someone who has no home here
         raise UnsupportedModel(f"{name}: there is no such home folder") from None
     except OSError as error:
+        if is_passing(error):
+            raise
         raise UnsupportedModel(f"{name} cannot be read: {error.strerror}") from None
     if is_file:
         return _converted(path, library)
@@ -140,7 +152,9 @@ def fetched(name: str, others: Iterable[str] = ()) -> Path:
     ``others`` are names that may have been meant.
 
     Raises:
-        UnsupportedModel: the hub has no such model, or cannot be reached.
+        UnsupportedModel: the hub has no such model, or is not to be asked and it is not there.
+        ModelNotFetched: the hub does not give it now.
+        MemoryError, OSError: this machine cannot take it now, as its disk is full.
     """
     with _from_hub(f"there is no folder {name} here{_meant(name, others)}"):
         found = snapshot_download(
@@ -159,7 +173,7 @@ def fetched_config(name: str, others: Iterable[str] = ()) -> Path:
     """The configuration of a hub id, alone; ``others`` as in `fetched`.
 
     Raises:
-        UnsupportedModel: as `fetched`.
+        UnsupportedModel, ModelNotFetched, MemoryError, OSError: as `fetched`.
     """
     with _from_hub(f"there is no model {name} here{_meant(name, others)}"):
         return Path(hf_hub_download(name, CONFIG, local_files_only=not can_be_asked()))
@@ -173,10 +187,11 @@ def _meant(name: str, others: Iterable[str]) -> str:
 @contextmanager
 def _from_hub(start: str) -> Iterator[None]:
     """Turn errors of the hub's client into one sentence that begins with ``start``."""
+    for_now = False
     try:
         yield
         return
-    except UnsupportedModel:
+    except (UnsupportedModel, ModelNotFetched, MemoryError):
         raise
     except GatedRepoError:
         reason = "its terms must be accepted on the hub, and HF_TOKEN be set to a token of yours"
@@ -184,9 +199,28 @@ def _from_hub(start: str) -> Iterator[None]:
         reason = "the hub has no model of this name, or HF_TOKEN does not give access to it"
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached, and no copy is in the cache: name a local folder"
+        for_now = not constants.is_offline_mode()
     except Exception as error:  # any error of networks and disks
+        if is_out_of_memory(error):
+            raise MemoryError(reason_of(error)) from error
+        of_the_network = _is_of_the_network(error)
+        if isinstance(error, OSError) and is_passing(error) and not of_the_network:
+            raise  # of the disk: it names the file
+        for_now = of_the_network or is_passing(error)
         reason = f"it cannot be fetched from the hub ({reason_of(error)})"
-    raise UnsupportedModel(f"{start}, and as a hub id: {reason}")
+    kind = ModelNotFetched if for_now else UnsupportedModel
+    raise kind(f"{start}, and as a hub id: {reason}")
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    """Whether the hub, or the way to it, may give another time what it does not give now."""
+    if constants.is_offline_mode():
+        return False
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _BUSY or error.response.status_code >= _OF_THE_SERVER
+    # the last one: of the part of the hub's client that is written in Rust
+    away = (httpx.TransportError, ConnectionError, TimeoutError, socket.gaierror, RuntimeError)
+    return isinstance(error, away)
 
 
 def _only_pickled(name: str) -> bool:

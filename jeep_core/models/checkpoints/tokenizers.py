@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from jeep_core.errors import UnsupportedModel, reason_of
+from jeep_core.errors import UnsupportedModel, is_passing, reason_of
 from jeep_core.models.checkpoints.advice import some
 from jeep_core.models.checkpoints.files import read_record, refuse_pointer
 from jeep_core.models.checkpoints.refusals import refused_as
@@ -172,6 +172,8 @@ def _sentencepiece(folder: Path) -> Any:
     try:
         return SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError, ValueError) as error:
+        if is_passing(error):
+            raise
         raise UnsupportedModel(
             f"{path} is damaged or no model of SentencePiece ({reason_of(error)}): copy {FAST} of "
             "the model into the folder"

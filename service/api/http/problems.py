@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
-from jeep_core.errors import Coded, FieldProblem, JeepError
+from jeep_core.errors import Coded, FieldProblem, JeepError, is_out_of_memory, is_passing
 from jeep_core.spec.naming import did_you_mean, field_message, in_plain_words
 from service.contracts.codes import RETRY_AFTER, status_of
 from service.contracts.jobs import JobError
@@ -37,6 +37,8 @@ NO_MODEL = (
 )
 NO_QUEUE = "the queue cannot be reached now (JEEP_REDIS_URL)"
 
+NOT_NOW = "temporarily_unavailable"
+"""Code of what memory, file descriptors, a disk or a network are not there for now."""
 FINAL = frozenset({"corrupt_file", "corrupt_version", "numerical_error"})
 """Codes of a status that clients retry by themselves, where the answer will be the same."""
 
@@ -139,6 +141,11 @@ def problem_for(error: Exception) -> ApiProblem:
         return error
     if is_disk_full(error):
         return ApiProblem("disk_full", "the store's disk is full")
+    if is_out_of_memory(error):
+        return ApiProblem("out_of_memory", "the api's machine has too little memory now")
+    if isinstance(error, OSError) and is_passing(error):
+        detail = f"the api or its store's disk cannot do it now ({error.strerror or error})"
+        return ApiProblem(NOT_NOW, detail)
     if isinstance(error, KNOWN):
         problems = [p for p in getattr(error, "problems", ()) if isinstance(p, FieldProblem)]
         return ApiProblem(error.code, str(error), from_fields(problems))
@@ -289,7 +296,8 @@ def failed(request: Request, error: Exception) -> Response:
 def _noted(request: Request, error: Exception) -> ApiProblem:
     """Return the problem of an exception, logging those that need attention."""
     problem = problem_for(error)
-    if problem.status == 500 and not isinstance(error, ApiProblem):
-        unforeseen = None if isinstance(error, KNOWN) else error
+    foreseen = isinstance(error, KNOWN) or is_passing(error)
+    if (problem.status == 500 or is_passing(error)) and not isinstance(error, ApiProblem):
+        unforeseen = None if foreseen else error
         log.error("request %s: %s", request.scope.get("request_id"), error, exc_info=unforeseen)
     return problem

@@ -11,7 +11,14 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 
 from service.api.http.access import public
-from service.api.http.problems import NO_MODEL, NO_QUEUE, NO_WORKER, ApiProblem, documented
+from service.api.http.problems import (
+    NO_MODEL,
+    NO_QUEUE,
+    NO_WORKER,
+    NOT_NOW,
+    ApiProblem,
+    documented,
+)
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State
 from service.queue import WorkerBeat
@@ -93,6 +100,9 @@ def _head(store: Store, missing: list[Missing]) -> Head | None:
         missing.append(Missing("head", "no_head", str(error)))
     except CorruptFile as error:
         missing.append(Missing("head", "corrupt_file", str(error)))
+    except OSError as error:
+        message = f"head cannot be read now: {error.strerror or error}"
+        missing.append(Missing("head", NOT_NOW, message))
     return None
 
 

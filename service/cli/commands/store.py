@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from jeep_core.errors import is_passing
 from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import (
@@ -56,7 +57,7 @@ def _opened(folder: Path | None, **given: object) -> tuple[Settings, Store]:
         return settings, Store.open(settings.store)
     except (SettingsError, StoreError, OSError) as error:
         complain(str(error))
-        raise typer.Exit(EXIT_USAGE) from None
+        raise typer.Exit(EXIT_FAILED if is_passing(error) else EXIT_USAGE) from None
 
 
 @group.command("verify")
@@ -73,7 +74,11 @@ def verify_store(
     """
     opened = _opened(store)[1]
     repairs = _repaired(opened) if repair else []
-    report = verify(opened)
+    try:
+        report = verify(opened)
+    except OSError as error:  # of a folder; of a file it is in the report
+        complain(f"not verified, the store cannot be read now: {error}")
+        raise typer.Exit(EXIT_FAILED) from None
     if as_json:
         record = {**asdict(report), "repairs": [asdict(one) for one in repairs]}
         print(json.dumps(record, indent=2))
@@ -115,6 +120,9 @@ def du_store(store: StoreFolder = None, as_json: AsJson = False) -> None:
         used = usage(opened)
     except StoreError as error:
         complain(f"{error}: see jeep store verify")
+        raise typer.Exit(EXIT_FAILED) from None
+    except OSError as error:
+        complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
     total, free = sum(one.bytes for one in used.values()), shutil.disk_usage(opened.root).free
     limit = settings.max_store_mb and settings.max_store_mb * MB
@@ -217,6 +225,9 @@ def gc_store(
         sizes = droppable_bytes(opened, plan)
     except StoreError as error:
         complain(f"{error}: see jeep store verify")
+        raise typer.Exit(EXIT_FAILED) from None
+    except OSError as error:
+        complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
     table = Listing("version", "tensors", "bytes", "why")
     for manifest in opened.versions.all():

@@ -6,6 +6,7 @@ and the published model alone change; the follower's `Mirror` writes them.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -93,7 +94,9 @@ class FetchedTensors(Tensors):
             self.bring([ref])
             try:
                 return super().map(ref)
-            except CorruptTensor:  # of this disk
+            except (CorruptTensor, OSError) as error:  # of this disk
+                if isinstance(error, OSError) and error.errno != errno.EIO:
+                    raise
                 self.path(ref.sha256).unlink(missing_ok=True)
                 self.bring([ref])
                 return super().map(ref)
@@ -228,7 +231,9 @@ class FetchedVersions(Versions):
         """
         try:
             found = super().parsed(version_id)
-        except (UnknownVersion, CorruptFile):
+        except (UnknownVersion, CorruptFile, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
             if not VERSION_ID.fullmatch(version_id):
                 raise
             self._bring(version_id, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jeep_core.storage.records import unsealed
 from service.store.errors import CorruptFile
-from service.store.files import STEP_NS, Stamp, append_line, file_stamp, replace
+from service.store.files import NOT_A_FILE, STEP_NS, Stamp, append_line, file_stamp, replace
 
 AT_ONCE = 1 << 16
 """Bytes that are read from the end while the last line is looked for."""
@@ -36,7 +36,8 @@ class Moves:
         """All of it; empty without a file.
 
         Raises:
-            CorruptFile: it cannot be read.
+            CorruptFile: it is no file.
+            OSError: it cannot be read now.
         """
         return self._from(0)
 
@@ -109,7 +110,7 @@ class Moves:
                 return file.read()
         except FileNotFoundError:
             return b""
-        except OSError as error:
+        except NOT_A_FILE as error:
             raise CorruptFile(f"{self._path} cannot be read: {error.strerror}") from None
 
     def _size(self) -> int:

@@ -6,6 +6,7 @@ whole blocks is a file here, so that the next version needs the updates since th
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import threading
@@ -177,6 +178,11 @@ class Sums:
         except CorruptFile as error:
             log.warning("%s: it is made again", error)
             self._remove(path)
+            return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            log.warning("%s cannot be read, it is made again: %s", path, error)
             return None
         if found is None or self._passed_over.intersection(_totals(found)):
             return None

@@ -97,6 +97,7 @@ def back_up(store: Store, target: Path) -> BackupRun:
 
     Raises:
         BackupError: ``target`` holds something else, or head's version is damaged.
+        OSError: a file cannot be read or written now; one that cannot be read is never left out.
         StoreBusy: another backup into ``target`` is being made.
     """
     if target.resolve().is_relative_to(store.root.resolve()):

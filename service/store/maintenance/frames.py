@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from service.store.files import OF_CONTENT
 
 CHUNK_BYTES = 1 << 20
 TYPES = {
@@ -22,7 +25,11 @@ TYPES = {
 
 
 def what_is_wrong(path: Path) -> str | None:
-    """Return why a file is damaged, else None; without a hash in it, only its frame is checked."""
+    """Return why a file is damaged, else None; without a hash in it, only its frame is checked.
+
+    Raises:
+        OSError: it cannot be read now.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -35,6 +42,8 @@ def what_is_wrong(path: Path) -> str | None:
             wanted = metadata.get("sha256")
             found = wanted and _digest(file, 8 + length, header, metadata.get("record", ""))
     except OSError as error:
+        if error.errno not in {*OF_CONTENT, errno.ENOENT}:
+            raise
         return f"cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return "is no whole safetensors file"

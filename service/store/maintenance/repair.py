@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.store.errors import CorruptFile
-from service.store.files import fsync_folder
+from service.store.files import NOT_A_FILE, fsync_folder
 from service.store.maintenance.retention import referenced_tensors
 from service.store.store import Store
 from service.store.versions import BASE, SET_ASIDE
@@ -38,7 +38,8 @@ def repair(store: Store) -> list[Repair]:
 
     Raises:
         StoreBusy: a worker is running.
-        StoreError: head, names or another record that shows what is needed cannot be read.
+        StoreError: head, names or another record that shows what is needed is damaged.
+        OSError: a record cannot be read now, so that it is not known whether it is damaged.
     """
     with store.worker_lock():
         (store.root / SET_ASIDE).mkdir(exist_ok=True)
@@ -88,9 +89,10 @@ class _Repairs:
             return {path.stem for path in (self._root / "tensors").glob("*/*.safetensors")}
 
     def _bytes(self, version: str) -> bytes:
+        """A manifest, damaged as it is; empty where there is none."""
         try:
             return (self._root / "versions" / version / "manifest.json").read_bytes()
-        except OSError:
+        except (FileNotFoundError, *NOT_A_FILE):
             return b""
 
     def _moved(self, version: str) -> Repair:

@@ -6,7 +6,8 @@ Works on a store in use.  Weights are compared with the model's when the worker 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from service.contracts.schemas.evaluation import SuiteInfo
 from service.contracts.schemas.targets import TargetRecord, TargetState
 from service.contracts.schemas.versions import Head
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
-from service.store.files import Model, difference, read
+from service.store.files import NOT_A_FILE, Model, difference, read
 from service.store.index.checking import difference as difference_of_index
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import NoIndex
@@ -33,11 +34,16 @@ from service.store.versions import BASE, VERSION_ID, Counter, Thin
 
 OR_SET_ASIDE = "; or move the version aside: jeep store verify --repair"
 FROM_BACKUP = "take the file from a backup (jeep restore makes a store from one)"
+LATER = (
+    "it says nothing of what is in it: verify again once there are memory, file descriptors and a "
+    "disk that answers; if it stays so, the disk is failing, or the user may not read the file"
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A damaged file: its path in the store, the error, and what to do."""
+    """A damaged file, or one that cannot be read now: its path in the store, the error, and what
+    to do."""
 
     path: str
     what: str
@@ -65,6 +71,9 @@ class _Check:
         self._report = Report()
         self._manifests: dict[str, Manifest] = {}
         self._bad: dict[str, str] = {}
+        self._unread: set[Path] = set()
+        self._unknown: set[str] = set()
+        """Versions that may be whole: what refers to them is not wrong."""
 
     def run(self) -> Report:
         self._records()
@@ -83,7 +92,10 @@ class _Check:
         return self._report
 
     def _index(self) -> None:
-        with suppress(NoIndex):  # it is made again, or not used
+        if self._unknown:  # it cannot be compared with them
+            return
+        # the first: it is made again, or not used
+        with suppress(NoIndex), self._reading(self._root / INDEX):
             found = difference_of_index(self._store)
             if found is not None:
                 advice = "remove the folder index where nothing runs: it is made again"
@@ -94,12 +106,19 @@ class _Check:
         self._report.findings.append(found)
 
     def _parsed(self, path: Path, model: type[Model], advice: str) -> Model | None:
-        """A JSON file; an unreadable one is a finding."""
+        """A JSON file; a damaged one, and one that cannot be read now, is a finding."""
         try:
             return read(path, model)
         except CorruptFile as error:
             self._find(path, str(error), advice)
-            return None
+        except OSError as error:
+            self._not_now(path, error)
+        return None
+
+    def _not_now(self, path: Path, error: OSError) -> None:
+        """A finding about a file that may be whole."""
+        self._unread.add(path)
+        self._find(path, f"cannot be read now: {error.strerror or error}", LATER)
 
     # ------------------------------------------------------------ records, versions, tensors
 
@@ -122,7 +141,9 @@ class _Check:
             advice = FROM_BACKUP if folder.name == BASE else FROM_BACKUP + OR_SET_ASIDE
             manifest = self._parsed(path, Manifest, advice)
             if manifest is None:
-                if not path.exists():
+                if path in self._unread:
+                    self._unknown.add(folder.name)
+                elif not path.exists():
                     self._find(path, "is missing", advice)
             elif manifest.id != folder.name:
                 self._find(path, f"says that it is {manifest.id}", advice)
@@ -165,6 +186,8 @@ class _Check:
             self._bad[ref.sha256] = ref.name
             what = "is missing" if isinstance(error, MissingTensor) else f"is damaged: {error}"
             self._find(self._store.tensors.path(ref.sha256), what, advice)
+        except OSError as error:
+            self._not_now(self._store.tensors.path(ref.sha256), error)
 
     def _advice(self, manifest: Manifest, ref: TensorRef) -> str:
         if any(artifact.name[2:] == ref.name for artifact in manifest.artifacts):
@@ -176,6 +199,8 @@ class _Check:
         for manifest in self._manifests.values():
             line = self._line(manifest)
             path = self._root / "versions" / manifest.id / "manifest.json"
+            if line is None and self._unknown:
+                continue
             if line is None:
                 self._find(path, "its parents do not lead to v0", FROM_BACKUP)
                 continue
@@ -206,7 +231,7 @@ class _Check:
     def _pointers(self) -> None:
         path = self._root / "head.json"
         advice, line_advice = FROM_BACKUP, FROM_BACKUP
-        with suppress(StoreError):
+        with suppress(StoreError, OSError):
             self._store.head.read()
             advice = (
                 "start the worker: it takes head from the reflog; then see that head is the "
@@ -216,22 +241,25 @@ class _Check:
                 "remove the line that cannot be read: the reflog is a record, head is not in it"
             )
         head = self._parsed(path, Head, advice)
+        there = self._manifests.keys() | self._unknown
         if head is None and self._manifests and not path.exists():
             self._find(path, "is missing", advice)
-        if head is not None and head.version not in self._manifests:
+        if head is not None and head.version not in there:
             self._find(path, f"names {head.version}, which is not there", advice)
         try:
             moves = self._store.head.reflog()
-            known = {*self._manifests, *self._store.versions.set_aside()}
+            known = {*there, *self._store.versions.set_aside()}
             unknown = sorted({move.to for move in moves} - known)
             if unknown:
                 what = f"names {', '.join(unknown)}, which are not there"
                 self._find(self._root / "reflog.jsonl", what, FROM_BACKUP)
         except StoreError as error:
             self._find(self._root / "reflog.jsonl", str(error), line_advice)
+        except OSError as error:
+            self._not_now(self._root / "reflog.jsonl", error)
         names = self._parsed(self._root / "names.json", NameTable, FROM_BACKUP)
         for name, version in (names.root if names else {}).items():
-            if version not in self._manifests:
+            if version not in there:
                 what = f"{name!r} names {version}, which is not there"
                 self._find(self._root / "names.json", what, FROM_BACKUP)
 
@@ -276,41 +304,56 @@ class _Check:
         for job_id in self._store.exports.all():
             try:
                 check_export(self._store.exports.path(job_id))
-            except (DamagedExport, OSError) as error:
+            except DamagedExport as error:
                 self._find(self._store.exports.path(job_id), str(error), advice)
+            except OSError as error:
+                self._not_now(self._store.exports.path(job_id), error)
 
     def _base(self) -> None:
         """Check prefixes, probes, networks, moments and factors; early releases wrote no hashes."""
         base = self._store.base
         again = "remove it: it is computed again"
         for path in (base.prefixes_file, *sorted(base.probes_folder.glob("*.json"))):
-            if path.exists() and not _is_json(path):
-                self._find(path, "is no JSON, or not what was written", again)
+            with self._reading(path):
+                if path.exists() and not _is_json(path):
+                    self._find(path, "is no JSON, or not what was written", again)
         for path in sorted(base.folder.glob("**/*.safetensors")):
             record = path.with_suffix(".json")
             if record.exists() and path.is_relative_to(base.networks_folder):
                 self._network(path, record)
-            elif what := what_is_wrong(path):
-                self._find(path, what, again)
+            else:
+                with self._reading(path):
+                    if what := what_is_wrong(path):
+                        self._find(path, what, again)
 
     def _network(self, path: Path, record: Path) -> None:
         advice = "remove both files of the network and train it again"
         try:
             sha256 = str(json.loads(unsealed(record.read_bytes().rstrip()))["sha256"])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, *NOT_A_FILE):
             self._find(record, "is no record of a network", advice)
+        except OSError as error:
+            self._not_now(record, error)
         else:
             self._hashed(path, sha256, advice)
 
     def _hashed(self, path: Path, sha256: str, advice: str) -> None:
-        what = difference(path, sha256)
-        if what:
-            self._find(path, what, advice)
+        with self._reading(path):
+            what = difference(path, sha256)
+            if what:
+                self._find(path, what, advice)
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._not_now(path, error)
 
 
 def _is_json(path: Path) -> bool:
     try:
         json.loads(unsealed(path.read_bytes()))
-    except (OSError, ValueError):
+    except (ValueError, *NOT_A_FILE):
         return False
     return True

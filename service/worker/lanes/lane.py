@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from jeep_core.errors import Cancelled
+from jeep_core.errors import Cancelled, is_passing
 from jeep_core.spec.finite import check_record
 from service.contracts.jobs import TERMINAL, Job, JobError, JobStatus, Progress, now
 from service.ops import logs, tracing
@@ -109,7 +109,7 @@ class JobLane(ABC):
     # ------------------------------------------------------------ one job
 
     def _handle(self, queued: QueuedJob) -> None:
-        job = self._claimed(queued) if queued.job.shared else self._begun(queued)
+        job = self._taken(queued)
         if job is None:
             return
         self.doing = job.id
@@ -120,27 +120,26 @@ class JobLane(ABC):
         finally:
             self.doing = None
 
-    def _claimed(self, queued: QueuedJob) -> Job | None:
-        """As `_begun`, of a job that followers may do: no other attempt may end it from now on.
+    def _taken(self, queued: QueuedJob) -> Job | None:
+        """As `_begun`; of a job that followers may do no other attempt may end it from now on.
 
-        On a full disk, wait for room.
+        On a full disk, wait for room; and where its record cannot be read now, until it can be.
 
         Raises:
-            Stopping, LeaseLost, StaleFence: before there was room.
+            Stopping, LeaseLost, StaleFence: before that.
         """
         while True:
             job = None
             try:
-                with self._store.journal.claiming():
+                with self._store.journal.claiming() if queued.job.shared else nullcontext():
                     job = self._begun(queued)
-                    if job is not None:
+                    if job is not None and job.shared:
                         self._store.journal.claim(job.id, self._queue.nonce(job.id))
                     return job
             except OSError as error:
-                if not is_disk_full(error):
+                if not is_passing(error):
                     raise
-                waiting = queued.job.id
-                log.error("%s waits for room on the store's disk to begin: %s", waiting, error)
+                log.error("%s waits for %s to begin: %s", queued.job.id, _awaited(error), error)
             if job is not None:
                 self._give_back(job)
             if self.stop.wait(ROOM_S):
@@ -296,7 +295,8 @@ class JobLane(ABC):
         log.info("job %s %s%s", job.id, status, f": {error.code}" if error else "")
 
     def _save(self, ended: Job) -> None:
-        """Record the end of a job.  On a full disk, wait for room: an end is never lost.
+        """Record the end of a job.  On a full disk, wait for room, and for a disk that answers:
+        an end is never lost.
 
         Raises:
             Stopping, LeaseLost, StaleFence: before there was room; the next worker ends it.
@@ -308,11 +308,15 @@ class JobLane(ABC):
                     return self._store.journal.save_claimed(ended, nonce)
                 return self._store.journal.save(ended)
             except OSError as error:
-                if not is_disk_full(error):
+                if not is_passing(error):
                     raise
-                log.error("the end of %s waits for room on the store's disk: %s", ended.id, error)
+                log.error("the end of %s waits for %s: %s", ended.id, _awaited(error), error)
             self._check_claim(ended)
             self._ended(ended)  # removing its leftovers may free the missing room
             if self.stop.wait(ROOM_S):
                 raise Stopping
             self._check_lease()
+
+
+def _awaited(error: OSError) -> str:
+    return "room on the store's disk" if is_disk_full(error) else "the store's disk"

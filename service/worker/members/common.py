@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import torch
 
+from jeep_core.errors import is_out_of_memory, reason_of
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import now
 from service.ops.metrics_page import page_of
@@ -54,6 +55,13 @@ def load_base(settings: Settings) -> LoadedModel:
     metrics.GPU.devices = base.devices
     log.info("%s on %s in %s, %s", base.name, base.layout, base.dtype, base.weights_sha256)
     return base
+
+
+def cannot_start(error: BaseException, settings: Settings) -> str:
+    """The sentence about what keeps a worker from serving."""
+    if is_out_of_memory(error):
+        return f"{settings.model} does not fit into memory: {reason_of(error)}"
+    return str(error)
 
 
 def writer_answers(settings: Settings, members: Members) -> bool:

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import torch
 
-from jeep_core.errors import JeepError, is_out_of_memory, reason_of
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from service.contracts.jobs import Lane
@@ -24,10 +23,11 @@ from service.queue import (
     connect,
     end_patience,
 )
-from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, SettingsError
-from service.store import NotAStore, NotFetched, Store, StoreError, StoreReplaced
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
+from service.store import NotAStore, NotFetched, Store, StoreError
 from service.store.store import check_identity
 from service.worker.executing import executor_of
+from service.worker.failures import exit_code
 from service.worker.fetching.elsewhere import Elsewhere
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
@@ -38,6 +38,7 @@ from service.worker.members.common import (
     RETRY_S,
     Lanes,
     answering,
+    cannot_start,
     heartbeat,
     load_base,
 )
@@ -91,19 +92,15 @@ class Follower:
                 self.loading = False
                 check_base(store, base)
                 executor = executor_of(self.settings, stack)
-            except NotFetched as error:
-                if self.stop.is_set():
+            except Exception as error:
+                if self.stop.is_set() and isinstance(error, NotFetched):
                     return 0
-                log.error("this follower cannot join now: %s", error)
-                return EXIT_AGAIN
-            except (StoreError, JeepError, SettingsError, OSError) as error:
-                log.error("this follower cannot join: %s", error)
-                return EXIT_CONFIG
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
+                if (code := exit_code(error)) is None:
                     raise
-                log.error("%s does not fit into memory: %s", self.settings.model, reason_of(error))
-                return 1
+                when = "" if code == EXIT_CONFIG else " now"
+                why = cannot_start(error, self.settings)
+                log.error("this follower cannot join%s: %s", when, why)
+                return code
             try:
                 return self._serve(store, base, executor, stack)
             except QueueFailure as error:
@@ -278,8 +275,7 @@ class Follower:
         except (StoreError, OSError) as error:
             if self.stop.is_set() and isinstance(error, NotFetched):
                 return  # it is stopped: nothing is waited for
-            again = isinstance(error, StoreReplaced | NotFetched)
-            self._end(str(error), EXIT_AGAIN if again else EXIT_CONFIG)
+            self._end(str(error), exit_code(error) or EXIT_CONFIG)
 
     def _end(self, why: str, code: int = EXIT_CONFIG) -> None:
         log.error("this follower ends: %s", why)

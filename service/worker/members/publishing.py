@@ -47,12 +47,15 @@ def prepare(store: Store, base: LoadedModel, settings: Settings) -> None:
 
 def load_head(store: Store, views: VersionViews) -> None:
     """Load head before the first request.  A damaged head is served as an error per request,
-    so that a rollback to another version remains possible.
+    so that a rollback to another version remains possible.  One that cannot be read now is read
+    when it is asked for.
     """
     try:
         views.get(store.head.read().version)
     except StoreError as error:
         log.error("head cannot be served, roll back to another version: %s", error)
+    except OSError as error:
+        log.error("head cannot be read now, and is served once it can be: %s", error)
 
 
 def head_of(store: Store) -> str | None:

@@ -184,6 +184,9 @@ class Keeper:
             log.error("%s keeps its tensors: %s", manifest.id, error)
             self._unfit.add(manifest.id)
             return None
+        except OSError as error:  # the next round tries again
+            log.error("%s keeps its tensors for now: %s", manifest.id, error)
+            return None
         with self._nothing_written():
             self._step()
             return drop_tensors(self._store, manifest, thin, self._newest, self._busy) or None

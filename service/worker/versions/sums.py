@@ -6,6 +6,7 @@ What is read for a version on top of a long line is what is new since the last o
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,13 +75,16 @@ class LineSums:
 
         Raises:
             CorruptTensor, MissingTensor: what is made again is damaged again.
+            OSError: it cannot be read now.
         """
         again = 0
         while (found := self._running.matrices.get(name)) is not None:
             try:
                 start = None if found.total is None else self._total(found.total)
-            except (CorruptTensor, MissingTensor) as error:
-                if again == AGAIN:
+            except (CorruptTensor, MissingTensor, OSError) as error:
+                # a part of a disk that cannot be read any more is as good as damaged
+                passing = isinstance(error, OSError) and error.errno != errno.EIO
+                if again == AGAIN or passing:
                     raise
                 again += 1
                 log.warning("%s: it is made again", error)

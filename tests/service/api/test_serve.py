@@ -1,5 +1,6 @@
 """Starting and stopping the whole service; the worker's own part is tested elsewhere."""
 
+import errno
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from support.service.played_worker.supervised import NOWHERE, supervise, supervi
 from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
-from service.serve import _announce_access, listening, url_of
+from service.serve import ServeError, _announce_access, _open_store, listening, url_of
 from service.settings import EXIT_CONFIG, Settings
 from service.store import Store
 from service.store.files import encode, replace
@@ -158,6 +159,43 @@ def test_the_service_prints_who_has_access(auth: str, said: str, tmp_path: Path)
     store.keys.create("me", [Scope.READ])
     _announce_access(settings, store, lines.append)
     assert len(lines) == (1 if auth == "keys" else 2)
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "code"),
+    [
+        ("getaddrinfo", socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), 1),
+        ("getaddrinfo", socket.gaierror(socket.EAI_NONAME, "Name or service not known"), 2),
+        ("socket.listen", OSError(errno.ENOBUFS, "No buffer space available"), 1),
+        ("socket.listen", PermissionError(errno.EACCES, "Permission denied"), 2),
+    ],
+    ids=str,
+)
+def test_only_a_wrong_address_is_final(
+    monkeypatch: pytest.MonkeyPatch, failing: str, error: OSError, code: int
+) -> None:
+    """A supervisor does not start a service again that has ended with 2."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"socket.{failing}", fail)
+    with pytest.raises(ServeError) as caught, listening("localhost", 0):
+        pass
+    assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize(("number", "code"), [("ENOSPC", 1), ("ESTALE", 1), ("EACCES", 2)])
+def test_only_a_wrong_store_is_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, number), "not now")
+
+    monkeypatch.setattr(Store, "open", fail)
+    with pytest.raises(ServeError) as caught:
+        _open_store(Settings(store=tmp_path))
+    assert caught.value.exit_code == code
 
 
 def test_the_api_alone_ends_when_its_store_is_replaced(tmp_path: Path) -> None:

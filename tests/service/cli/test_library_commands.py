@@ -241,6 +241,7 @@ def test_too_little_memory_is_one_sentence_too(monkeypatch: pytest.MonkeyPatch) 
     assert shown.exit_code == 1
     assert shown.stderr.startswith("jeep: memory is not enough (DefaultCPUAllocator: can't all")
     assert shown.stderr.count("\n") == 1
+    assert "where the command has them" in shown.stderr, "others have no --device"
     stand_in.side_effect = RuntimeError("a defect")
     assert isinstance(run("probe", "--out", "x").exception, RuntimeError)
 

@@ -139,6 +139,8 @@ def test_no_code_belongs_to_both_tables() -> None:
         (StoreFull("full"), "store_full", 507),
         (ApiProblem("no_worker", "none"), "no_worker", 503),
         (OSError(28, "no space"), "disk_full", 507),
+        (OSError(24, "Too many open files"), "temporarily_unavailable", 503),
+        (MemoryError(), "out_of_memory", 503),
         (KeyError("x"), "internal_error", 500),
         (InvalidFacts(PROBLEMS), "invalid_facts", 422),
         (InvalidHParams(PROBLEMS), "invalid_hparams", 422),

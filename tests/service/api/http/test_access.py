@@ -1,6 +1,7 @@
 """Access control: every route, keys and scopes, and the routes open without keys."""
 
 import base64
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,3 +266,20 @@ def test_without_keys_other_sites_cannot_use_the_browser(settings: Settings, sto
             assert (answer.status_code, answer.json()["code"]) == (403, "foreign_request")
         own = {"Origin": "http://localhost:3000"}
         assert http.post("/rollback/base", headers=own).status_code == 404
+
+
+def test_a_key_that_cannot_be_read_now_is_not_unknown(
+    url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, read_bytes = headers(token(store, Scope.READ)), Path.read_bytes
+
+    def hindered(path: Path) -> bytes:
+        if path.parent.name == "keys":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", hindered)
+        answer = httpx.get(f"{url}/jobs", headers=key)
+    assert (answer.status_code, code_of(answer)) == (503, "temporarily_unavailable")
+    assert httpx.get(f"{url}/jobs", headers=key).status_code == 200

@@ -1,10 +1,12 @@
 """Properties of every route: ids, problems, health, the description."""
 
+import errno
 import re
 import subprocess
 import sys
 import time
 from http.client import HTTPConnection
+from pathlib import Path
 
 import httpx
 import pytest
@@ -52,6 +54,29 @@ def test_readiness_names_a_head_that_cannot_be_read(
     ready = http.get("/readyz")
     assert ready.status_code == 503
     assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_file")]
+
+
+def test_a_store_that_cannot_be_read_now_is_not_damaged(
+    http: httpx.Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def hindered(path: Path) -> bytes:
+        if path.name == "head.json":
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", hindered)
+        ready, shown = http.get("/readyz"), http.get("/snapshots/head")
+    [missing] = ready.json()["errors"]
+    assert (ready.status_code, missing["part"]) == (503, "head")
+    assert missing["code"] == "temporarily_unavailable"
+    assert "cannot be read now: Too many open files" in missing["message"]
+    assert (shown.status_code, shown.json()["code"]) == (503, "temporarily_unavailable")
+    assert shown.headers["retry-after"]
+    assert str(worker.store.root) not in shown.text
+    assert http.get("/readyz").status_code == 200
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from service.store.fetched.cache import Cache, followed_id
 from service.store.fetched.replica import FetchedStore
 from service.store.files import encode, replace
 from service.store.store import StoreIdentity
+from service.store.tensors import Tensors
 
 SIZE = 1000
 
@@ -130,6 +131,26 @@ class TestReading:
         (copy.root / "versions" / version / "manifest.json").write_bytes(b"{")
         assert load(FetchedStore(copy.root, copy._cache, other), version) == [b"a" * SIZE]
         assert other.asked.count(f"{version} a") == 2
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+    def test_brings_what_its_disk_cannot_read_any_more_again(
+        self, other: Other, copy: FetchedStore, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        version = add(other.store, "a")
+        load(copy, version)
+        left, whole = [OSError(number, os.strerror(number))], Tensors.map
+
+        def hindered(tensors: Tensors, ref: TensorRef) -> memoryview:
+            if left:
+                raise left.pop()
+            return whole(tensors, ref)
+
+        monkeypatch.setattr(Tensors, "map", hindered)
+        if number == errno.EMFILE:
+            with pytest.raises(OSError, match="Too many open files"):
+                load(copy, version)
+        assert load(copy, version) == [b"a" * SIZE]
+        assert other.asked.count(f"{version} a") == (2 if number == errno.EIO else 1)
 
     def test_reports_what_stays_damaged(self, other: Other, copy: FetchedStore) -> None:
         version = add(other.store, "a")

@@ -137,6 +137,25 @@ def test_a_job_that_others_may_do_begins_when_there_is_room(
     assert_whole(based)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE, errno.EIO])
+def test_a_job_whose_record_cannot_be_read_now_waits(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It would be dropped if it were damaged."""
+    job, worker = edit_job(based), PlayedWorker(client, based.root)
+    read, failures = worker.store.journal.read, [OSError(number, os.strerror(number))] * 3
+
+    def hindered(job_id: str) -> Job:
+        if failures:
+            raise failures.pop()
+        return read(job_id)
+
+    monkeypatch.setattr(worker.store.journal, "read", hindered)
+    worker.work()
+    ended = based.journal.read(job.id)
+    assert (ended.status, ended.attempt, failures) == (JobStatus.SUCCEEDED, 1, [])
+
+
 def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:
     worker = PlayedWorker(client, based.root)
     (based.root / "training" / "big").write_bytes(bytes(2**20))

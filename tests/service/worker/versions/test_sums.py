@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,6 +222,31 @@ def test_a_damaged_file_is_made_again(
     assert matrices(base, sums_of(base, fresh, "v9")) == plainly(base, store, "v9")
     again = Store.open(store.root)
     assert again.sums.find(again.versions.read("v9")) is not None
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.EIO])
+def test_a_sum_that_cannot_be_mapped_now_is_kept(
+    base: LoadedModel, store: Store, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What a disk cannot read any more is made again."""
+    add_chain(base, store, 9)
+    sums_of(base, store, "v9")
+    before, fresh, full = set(files(store)), Store.open(store.root), Tensors.map
+    left = [OSError(number, os.strerror(number))]
+
+    def hindered(tensors: Tensors, ref: TensorRef) -> memoryview:
+        if "sums" in tensors.path(ref.sha256).parts and left:
+            raise left.pop()
+        return full(tensors, ref)
+
+    monkeypatch.setattr(Tensors, "map", hindered)
+    if number == errno.EIO:
+        assert matrices(base, sums_of(base, fresh, "v9")) == plainly(base, store, "v9")
+        assert left == []
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            matrices(base, sums_of(base, fresh, "v9"))
+    assert set(files(store)) >= before
 
 
 @pytest.fixture

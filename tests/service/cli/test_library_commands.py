@@ -160,7 +160,7 @@ def test_a_report_takes_several_values_one_after_the_other(
     ("words", "named"),
     [
         (("--editors", "memit", "memmit"), "--editors: no editor 'memmit'"),
-        (("--only", "everything"), "--only: 'everything'"),
+        (("--only", "everything"), "--only: no experiment 'everything'"),
         (("--paper", "bert"), "--paper: 'bert'"),
         (("--sizes", "1", "0"), "--sizes: "),
         (("--jobs", "0"), "--jobs: "),

@@ -6,6 +6,8 @@ can bring (the bound) is measured beside it: two processes that know nothing of 
 same work at the same time.  With the models of a folder and other numbers:
 
     python -m bench.library.executors --models ~/models/smollm2-135m --facts 64 --cases 500
+
+``--ray``: workers are actors of a Ray cluster on this machine (extra ``ray``), not processes.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from bench.report import Row, table
 from bench.workload import askable, at_once, median, seconds, workload
 from jeep_core import atlas
 from jeep_core.evaluation.units import measure_apart
+from jeep_core.executors.crew import Crew
 from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
+from jeep_core.executors.ray.cluster import RayCluster
 from jeep_core.executors.work import Executor
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
@@ -72,10 +76,15 @@ def goes_on() -> None:
     """Give way to nobody."""
 
 
-def compare(of: Measured, repeats: int) -> Iterator[list[Row]]:
+def workers(number: int, ray: bool) -> Crew:
+    """So many workers of one thread: processes of this machine, or actors of a Ray cluster."""
+    return RayCluster(number) if ray else Processes(number, niceness=0)
+
+
+def compare(of: Measured, repeats: int, ray: bool) -> Iterator[list[Row]]:
     """One model: this process, one worker, two workers, and two processes of their own."""
     name = Path(of.model).name
-    with Processes(1, niceness=0) as one, Processes(2, niceness=0) as two:
+    with workers(1, ray) as one, workers(2, ray) as two:
         for what, work in works(of).items():
             by: dict[str, list[float]] = {"here": [], ONE: [], TWO: [], BOUND: []}
             for executor in (one, two):
@@ -130,12 +139,13 @@ def main() -> None:
     )
     parser.add_argument("--facts", type=int, default=FACTS, help="0: none")
     parser.add_argument("--cases", type=int, default=CASES, help="0: none")
+    parser.add_argument("--ray", action="store_true", help="workers are Ray actors")
     args = parser.parse_args()
     torch.set_num_threads(1)
     shares = []
     print(table([]), flush=True)
     for model in args.models:
-        for rows in compare(Measured(model, args.facts, args.cases), args.repeats):
+        for rows in compare(Measured(model, args.facts, args.cases), args.repeats, args.ray):
             print("\n".join(table(rows).splitlines()[2:]), flush=True)
             shares.append(share(rows))
     print("", *shares, sep="\n")

@@ -198,12 +198,12 @@ def main() -> None:
     files = [file for name in args.tasks for file in find(name, None).tasks]
     tables = TemporaryDirectory(prefix="tasks-")
     tasks = load_tasks(files, Path(tables.name), args.documents) if files else None
-    print(f"{base.name}, {len(unlike)} facts in batches of {args.batch}")
+    unedited = abilities(ModelView(base), tasks)
+    print(f"{base.name}, {len(unlike)} facts in batches of {args.batch} {unedited or ''}")
     print("| editor | first | middle | last | all: contains | exact | drift | perplexity | ‖ΔW‖/‖W‖"
           " | CPU s a fact |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     report: dict[str, Any] = {"model": base.name, "facts": len(unlike), "batch": args.batch}
-    report["abilities"] = abilities(ModelView(base), tasks)
-    print(f"unedited: {report['abilities']}" if tasks else "", flush=True)
+    report["abilities"] = unedited
     for editor in args.editors:
         hparams = hparams_for(record, editor, base.n_layers, args.hparams, chat=has_template(base))
         take_prefixes(trials, hparams)

@@ -90,7 +90,7 @@ class Following:
     ``ends``: tokens that are learned after an answer.  ``projected``: whether gradients are
     projected by second moments.  ``solves``: whether the update is a least-squares solution.
     ``blocks`` of ``rank``: the network's, 0 without one.  ``tries``: forward passes over
-    `TRIED_ROWS` at most that look for the size of the step.
+    `TRIED_ROWS` at most that look for the size of the step, after one over all.
     """
 
     layers: Sequence[int]

@@ -94,10 +94,12 @@ def pairs(arch: Architecture, editing: Editing, load: Workload, settings: Settin
     ops = forward(arch, tokens, arch.layers + backward, load.tokens)
     logits = head(arch, rows * (read_places(editing, load) + 1))
     ops += 2 * logits
-    # a try runs some of the rows from the lowest layer on
+    # one pass before a search, in which a try runs some of the rows from the lowest layer on
+    before = min(follows.tries, 1)
+    ops += before * (forward(arch, tokens, arch.layers, load.tokens) + logits)
     tried = follows.tries * min(rows, TRIED_ROWS) / rows
     ops += tried * (forward(arch, tokens, arch.layers - editing.first, load.tokens) + logits)
-    reads = (2 + tried) * ceil(rows / follows.batch) * arch.parameters * weight
+    reads = (2 + before + tried) * ceil(rows / follows.batch) * arch.parameters * weight
     block = 4.0 * (arch.d + arch.d_ff) * follows.rank
     network = _pairs_of(editing, load) * follows.blocks * block * len(editing.matrices)
     return Work(matrix=ops, single=network, read_bytes=reads)

@@ -182,14 +182,14 @@ def test_a_hub_that_is_away_says_nothing_of_a_model(
     monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: type[Exception]
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    with pytest.raises(wanted), source._from_hub("there is no folder a/b here"):
+    with pytest.raises(wanted), source._from_hub("a/b", "there is no folder a/b here"):
         raise error
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EMFILE", "ESTALE"])
 def test_a_download_without_room_keeps_its_number(name: str) -> None:
     number = getattr(errno, name)
-    with pytest.raises(OSError) as caught, source._from_hub("there is no folder a/b here"):  # noqa: PT011
+    with pytest.raises(OSError) as caught, source._from_hub("a/b", "there is no folder a/b here"):  # noqa: PT011
         raise OSError(number, os.strerror(number), "blob")
     assert caught.value.errno == number
 
@@ -198,5 +198,17 @@ def test_a_hub_that_is_not_to_be_asked_is_a_matter_of_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UnsupportedModel), source._from_hub("there is no folder a/b here"):
+    with pytest.raises(UnsupportedModel), source._from_hub("a/b", "there is no folder a/b here"):
         raise LocalEntryNotFoundError("not there")
+
+
+def test_a_name_without_an_owner_that_no_hub_was_asked_about_is_refused_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A folder's name, mistyped where there is no network: a service must not try for ever."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(source, "can_be_asked", lambda: False)
+    with pytest.raises(UnsupportedModel, match="did you mean 'smollm2-135m'"):
+        source.fetched("smolm2-135", ["smollm2-135m"])
+    with pytest.raises(ModelNotFetched):
+        source.fetched("owner/smolm2-135")

@@ -29,8 +29,8 @@ class UltraEditHParams(LayersHParams):
         gt=0,
         lt=1,
         description="Take, in place of step_size, about the smallest step with which the facts' "
-        "answers have this probability on average, found by forward passes over 128 of them at "
-        "most; default: step_size",
+        "answers that do not have this probability yet have it on average, found by forward passes "
+        "over 128 of them at most; default: step_size",
     )
     n_prefixes: int = Field(
         1, ge=1, le=64, description="Texts that a fact is asked after; the empty one counts as one"
@@ -41,8 +41,8 @@ class UltraEditHParams(LayersHParams):
 
     @property
     def tries(self) -> int:
-        """Forward passes that look for the step, at most, with one of the unedited version."""
-        return 0 if self.target_probability is None else 2 + DOUBLINGS + HALVINGS
+        """Forward passes that look for the step, at most, after one over all facts."""
+        return 0 if self.target_probability is None else 1 + DOUBLINGS + HALVINGS
 
     @property
     def prefix_count(self) -> int:

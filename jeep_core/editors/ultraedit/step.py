@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import isfinite
 from random import Random
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ from jeep_core.models.views import ModelView, hooked
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.gradient_pairs import Entered, batches, enter, read
 
+T = TypeVar("T")
 LEAST_GAIN = 1.1
 """A doubled step that does not raise the probability so many times is not worth its harm."""
 FAR = 4.0
@@ -31,8 +33,7 @@ FAR = 4.0
 FIRST_DROP = 16.0
 """Nats by which the first step that is tried would lower a row's loss, were it linear in η.
 
-That is more than there is to lower: a loss bends soon, and steps near this one were found on three
-models (docs/lab-notes.md)."""
+That is more than there is to lower: a loss bends soon (docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +81,29 @@ def found_step(
     """About the smallest η with which answers have this mean probability.
 
     Where a doubled η no longer raises it by a tenth, the one before; 0 where every answer has it
-    already, or where no η that was tried raises it.  ``rows`` are those of the batch, of which
-    `TRIED_ROWS` are asked at most, and of these the ones that do not have it yet; a row's
-    probability is the geometric mean over its answer's tokens.  ``bfloat16``: take products in
-    that type.
+    already, or where no η that was tried raises it.  ``rows`` are those of the batch; of the ones
+    that do not have it yet `TRIED_ROWS` are asked at most.  A row's probability is the geometric
+    mean over its answer's tokens.  ``bfloat16``: take products in that type.
 
     Raises:
         Cancelled: checked before every pass.
     """
     total, tried = 1 + DOUBLINGS + HALVINGS, dict[float, float]()
     context.report("step size", 0, total)
-    trial = _Trial(context, _drawn(rows), directions, bfloat16)
-    before = trial.drop_known(probability)
+    passes = _Passes(context, bfloat16)
+    # NaN is not probable
+    unknown = [
+        (row, one)
+        for row, one in zip(rows, passes.probabilities(rows), strict=True)
+        if not one >= probability
+    ]
     slope = sum(direction.slope for direction in directions.values())
-    share = len(trial.asked) / trial.n_rows
-    if not (slope and share):
+    if not (slope and unknown):
         context.report("step size", total, total)
         return 0.0
+    asked = _drawn(unknown)
+    before = _mean([one for _, one in asked])
+    trial = _Trial(passes, [row for row, _ in asked], directions)
 
     def reached(size: float) -> float:
         if size not in tried:
@@ -112,7 +119,7 @@ def found_step(
         return probability if so_far >= probability else so_far / LEAST_GAIN
 
     # rows that have the probability already add next to nothing to the slope
-    size = FIRST_DROP * len(rows) * share / abs(slope)
+    size = FIRST_DROP * len(unknown) / abs(slope)
     while may_try() and reached(size) <= before:
         # so large that it does harm alone
         size /= FAR
@@ -132,69 +139,76 @@ def found_step(
     return size if reached(size) > before else 0.0
 
 
-def _drawn(rows: Sequence[PromptTokens]) -> list[PromptTokens]:
-    """`TRIED_ROWS` of the rows at most, in their order; the same rows draw the same."""
-    take = min(len(rows), TRIED_ROWS)
-    return [rows[i] for i in sorted(Random(0).sample(range(len(rows)), take))]
+def _drawn(items: Sequence[T]) -> list[T]:
+    """`TRIED_ROWS` of them at most, in their order; the same ones draw the same."""
+    take = min(len(items), TRIED_ROWS)
+    return [items[i] for i in sorted(Random(0).sample(range(len(items)), take))]
+
+
+class _Passes:
+    """Passes over rows, some together, in the type that products are to be taken in."""
+
+    def __init__(self, context: EditContext, bfloat16: bool) -> None:
+        self._twin = context.twin() if bfloat16 else None
+        self.view = context.view if self._twin is None else self._twin.now()
+        self.check = context.monitor.check
+        self._together = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
+        in_bfloat16 = bfloat16 or context.view.base.dtype == torch.bfloat16
+        self.dtype = torch.bfloat16 if in_bfloat16 else torch.float32
+
+    def products(self) -> AbstractContextManager[object]:
+        """Where they are run."""
+        return nullcontext() if self._twin is None else self._twin.products()
+
+    def chunks(self, rows: Sequence[PromptTokens]) -> list[list[int]]:
+        """Indices of the rows that are run together."""
+        return list(batches(rows, self._together))
+
+    @torch.no_grad()
+    def probabilities(
+        self, rows: Sequence[PromptTokens], entered: Sequence[Entered | None] = ()
+    ) -> list[float]:
+        """Of every row's answer; ``entered``: each of `chunks`, run up to some block before."""
+        found = [0.0] * len(rows)
+        with self.products():
+            for index, start in zip_longest(self.chunks(rows), entered):
+                self.check()
+                chunk = [rows[i] for i in index]
+                each = read(self.view, chunk, start).nll(len(chunk)).neg().exp()
+                for i, one in zip(index, each.tolist(), strict=True):
+                    found[i] = one
+        return found
 
 
 class _Trial:
-    """Some rows at the entry of the lowest layer that moves, and what each layer would move by."""
+    """Rows at the entry of the lowest layer that moves, and what each layer would move by."""
 
     def __init__(
         self,
-        context: EditContext,
+        passes: _Passes,
         rows: Sequence[PromptTokens],
         directions: Mapping[int, Direction],
-        bfloat16: bool,
     ) -> None:
-        self.twin = context.twin() if bfloat16 else None
-        self.view = context.view if self.twin is None else self.twin.now()
-        base = context.view.base
-        dtype = torch.bfloat16 if bfloat16 or base.dtype == torch.bfloat16 else torch.float32
-        self.factors = {layer: one.factors(dtype) for layer, one in directions.items()}
-        self.check = context.monitor.check
-        together = min(context.batch_facts or PAIRED_ROWS, PAIRED_ROWS)
-        self.n_rows = len(rows)
-        self.asked: list[tuple[int, int]] = []
-        self.entered: list[tuple[list[PromptTokens], Entered]] = []
-        with self._products():
-            for index in batches(rows, together):
-                self.check()
+        self._passes, self._rows = passes, rows
+        self._factors = {layer: one.factors(passes.dtype) for layer, one in directions.items()}
+        self._entered = []
+        with passes.products():
+            for index in passes.chunks(rows):
+                passes.check()
                 chunk = [rows[i] for i in index]
-                self.entered.append((chunk, enter(self.view, chunk, min(directions))))
-
-    def drop_known(self, probability: float) -> float:
-        """Ask from now on only the rows that do not have this probability unedited; their mean."""
-        found = self._by_row(0.0)
-        self.asked = [at for at, one in found.items() if not one >= probability]
-        return _mean([found[at] for at in self.asked])
+                self._entered.append(enter(passes.view, chunk, min(directions)))
 
     def probability(self, size: float) -> float:
         """The mean probability of the rows' answers when every matrix is moved by η = ``size``.
 
         0 if a step is so large that one is no number.
         """
-        found = self._by_row(size)
-        return _mean([found[at] for at in self.asked])
-
-    @torch.no_grad()
-    def _by_row(self, size: float) -> dict[tuple[int, int], float]:
-        """The probability of each row by its chunk and its place there."""
-        found: dict[tuple[int, int], float] = {}
-        with self._products(), moved(self.view, self.factors, size):
-            for number, (chunk, entered) in enumerate(self.entered):
-                self.check()
-                each = read(self.view, chunk, entered).nll(len(chunk)).neg().exp()
-                found |= {(number, place): one for place, one in enumerate(each.tolist())}
-        return found
-
-    def _products(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.twin is None else self.twin.products()
+        with moved(self._passes.view, self._factors, size):
+            return _mean(self._passes.probabilities(self._rows, self._entered))
 
 
 def _mean(probabilities: Sequence[float]) -> float:
-    found = fmean(probabilities) if probabilities else 0.0
+    found = fmean(probabilities)
     return found if isfinite(found) else 0.0
 
 

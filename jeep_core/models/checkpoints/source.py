@@ -49,6 +49,8 @@ WANTED = (
 """Files that are fetched from the hub: never weights in other formats, never code."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+OWNED = "/"
+"""Stands between owner and name in a hub id."""
 _BUSY, _OF_THE_SERVER = {408, 425, 429}, 500
 _WEIGHT_FILES = (".safetensors", ".gguf", *PICKLED)
 
@@ -153,10 +155,11 @@ def fetched(name: str, others: Iterable[str] = ()) -> Path:
 
     Raises:
         UnsupportedModel: the hub has no such model, or is not to be asked and it is not there.
-        ModelNotFetched: the hub does not give it now.
+        ModelNotFetched: the hub does not give it now.  A name without an owner that no hub could
+            be asked about is refused instead: it is more likely one of a folder, mistyped.
         MemoryError, OSError: this machine cannot take it now, as its disk is full.
     """
-    with _from_hub(f"there is no folder {name} here{_meant(name, others)}"):
+    with _from_hub(name, f"there is no folder {name} here{_meant(name, others)}"):
         found = snapshot_download(
             name,
             allow_patterns=[*WANTED],
@@ -175,7 +178,7 @@ def fetched_config(name: str, others: Iterable[str] = ()) -> Path:
     Raises:
         UnsupportedModel, ModelNotFetched, MemoryError, OSError: as `fetched`.
     """
-    with _from_hub(f"there is no model {name} here{_meant(name, others)}"):
+    with _from_hub(name, f"there is no model {name} here{_meant(name, others)}"):
         return Path(hf_hub_download(name, CONFIG, local_files_only=not can_be_asked()))
 
 
@@ -185,8 +188,8 @@ def _meant(name: str, others: Iterable[str]) -> str:
 
 
 @contextmanager
-def _from_hub(start: str) -> Iterator[None]:
-    """Turn errors of the hub's client into one sentence that begins with ``start``."""
+def _from_hub(name: str, start: str) -> Iterator[None]:
+    """Turn errors of the hub's client over a name into one sentence that begins with ``start``."""
     for_now = False
     try:
         yield
@@ -199,7 +202,7 @@ def _from_hub(start: str) -> Iterator[None]:
         reason = "the hub has no model of this name, or HF_TOKEN does not give access to it"
     except LocalEntryNotFoundError:
         reason = "the hub cannot be reached, and no copy is in the cache: name a local folder"
-        for_now = not constants.is_offline_mode()
+        for_now = OWNED in name and not constants.is_offline_mode()
     except Exception as error:  # any error of networks and disks
         if is_out_of_memory(error):
             raise MemoryError(reason_of(error)) from error

@@ -7,6 +7,7 @@ layers or replaced matrices.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,14 +49,17 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
                 child: part if part is None else _copied(part, memo)
                 for child, part in value.items()
             }
-        elif name in ("_parameters", "_buffers") or name.endswith("_hooks"):
-            twin.__dict__[name] = value.copy()
+        elif name in ("_parameters", "_buffers") or "_hooks" in name:
+            twin.__dict__[name] = value if value is None else value.copy()
+        elif type(value) in _CONTAINERS and not value:
+            twin.__dict__[name] = type(value)()  # most are, and ``deepcopy`` takes its time
         else:
             twin.__dict__[name] = copy.deepcopy(value, memo)
     return twin
 
 
 _ATOMS = (bool, int, float, str, type(None))
+_CONTAINERS = (dict, list, set, OrderedDict)
 
 
 class ModelView:

@@ -281,9 +281,14 @@ def test_a_copy_has_a_configuration_and_places_of_its_own(base: LoadedModel) -> 
     assert not hasattr(base.model, "anything")
     backbone = base.family.backbone_of(twin)
     assert backbone.config is twin.config
-    more = base.family.layers_of(twin)[0].register_forward_hook(lambda *_: calls.append("more"))
+    part = base.family.layers_of(twin)[0]
+    more = part.register_forward_hook(lambda *_: calls.append("more"), with_kwargs=True)
     base.model(input_ids=torch.tensor([[5, 6]]))
     assert calls == ["ran"]  # … and its own are not those of the original
+    assert part._forward_hooks_with_kwargs
+    assert not block._forward_hooks_with_kwargs
+    part.register_buffer("passing", torch.zeros(1), persistent=False)
+    assert not block._non_persistent_buffers_set
     more.remove()
     parameters = zip(base.model.parameters(), twin.parameters(), strict=True)
     assert all(mine is theirs for mine, theirs in parameters)

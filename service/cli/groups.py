@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from service.ops.garbage import postponed
+
 GIVEN = "jeep.given"
 """Where a context keeps the words that were given to its command."""
 FLAG = re.compile(r"'(--?[\w-]+)'")
@@ -149,7 +151,8 @@ class Later(TyperCommand):
     def load(self) -> Any:
         """Import the command: a `Verb` or a `Group`."""
         module, _, attribute = self.where.partition(":")
-        found = getattr(import_module(f"service.cli.commands.{module}"), attribute)
+        with postponed():
+            found = getattr(import_module(f"service.cli.commands.{module}"), attribute)
         if not isinstance(found, typer.Typer):
             verb = CommandGroup(add_completion=False)
             verb.command(self.name)(found)

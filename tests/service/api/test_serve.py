@@ -1,6 +1,7 @@
 """Starting and stopping the whole service; the worker's own part is tested elsewhere."""
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -18,8 +19,15 @@ from support.service.played_worker.supervised import NOWHERE, supervise, supervi
 from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
-from service.serve import ServeError, _announce_access, _open_store, listening, url_of
-from service.settings import EXIT_CONFIG, Settings
+from service.serve import (
+    ServeError,
+    _announce_access,
+    _open_store,
+    _server,
+    listening,
+    url_of,
+)
+from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
 from service.store.files import encode, replace
 from service.store.store import StoreIdentity
@@ -249,3 +257,9 @@ def test_idle_threads_of_a_worker_do_not_spin_unless_asked_to(
         until(lambda: b"OMP_WAIT_POLICY=" + expected.encode() in path.read_bytes().split(b"\0"))
     finally:
         process.stop()
+
+
+def test_an_api_that_cannot_be_made_collects_garbage(frozen: list[bool]) -> None:
+    with pytest.raises(SettingsError, match="JEEP_REDIS_URL"):
+        _server(Settings(), access_log=False)
+    assert gc.isenabled()

@@ -1,9 +1,10 @@
 """The parts of a service's start: ``python -m bench.service.start MODEL --against COMMIT``.
 
-Starts ``jeep serve`` on an empty store with the code as it is and with an earlier commit's, in turn,
-and prints for each tree the seconds until the worker's process existed, its modules were imported,
-the model was loaded and ``GET /readyz`` was 200, and the processor time of the worker and of the
-process with the api; with the ratio of the two trees, which load on the machine falsifies least.
+Starts ``jeep serve`` on an empty store with the code as it is and with an earlier commit's, in
+turn, and prints for each tree the seconds until the worker's process existed, its modules were
+imported, the model was loaded and ``GET /readyz`` was 200, and the processor time of the worker and
+of the process with the api; with the ratio of the two trees, which load on the machine falsifies
+least.
 Every tree is started once before, so that all byte code is there.
 
     python -m bench.service.start atlas-llama --against 2cb9a985 --repeats 5
@@ -112,10 +113,10 @@ def _spread(values: list[float], unit: str) -> str:
 def _serving(tree: Path, model: str) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """``jeep serve`` of a tree on a free port with an empty store, and what it prints."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "JEEP_LOG_LEVEL": "info"}
-    command = [sys.executable, "-P", "-m", "service.cli", "serve", "--model", model, "--auth", "off"]
+    command = [sys.executable, "-P", "-m", "service.cli", "serve", "--model", model]
     with tempfile.TemporaryDirectory(prefix="jeep-bench-") as folder:
         process = subprocess.Popen(
-            [*command, "--port", "0", "--store", f"{folder}/store"],
+            [*command, "--auth", "off", "--port", "0", "--store", f"{folder}/store"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=tree,
         )  # fmt: skip
         assert process.stdout is not None

@@ -14,8 +14,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from service.ops.garbage import postponed
-
 GIVEN = "jeep.given"
 """Where a context keeps the words that were given to its command."""
 FLAG = re.compile(r"'(--?[\w-]+)'")
@@ -150,6 +148,8 @@ class Later(TyperCommand):
 
     def load(self) -> Any:
         """Import the command: a `Verb` or a `Group`."""
+        from service.ops.garbage import postponed  # the overview needs no part of the service
+
         module, _, attribute = self.where.partition(":")
         with postponed():
             found = getattr(import_module(f"service.cli.commands.{module}"), attribute)

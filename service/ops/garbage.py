@@ -1,7 +1,7 @@
-"""When Python collects garbage: not while modules are imported, and never what they leave.
+"""When Python collects garbage: not while modules are imported.
 
-Importing a worker's modules makes some 400,000 objects that stay for the process's life.  Collections
-meanwhile look at all of them time and again and find next to nothing.
+Importing a worker's modules makes some 400,000 objects that stay for the process's life.
+Collections meanwhile look at all of them time and again, and find next to nothing.
 """
 
 from __future__ import annotations

@@ -56,10 +56,16 @@ def test_it_waits_for_its_settings_and_they_replace_those_it_inherited(folder: P
 
 
 def test_it_ends_when_the_service_cannot_start(folder: Path) -> None:
-    with pytest.raises(ZeroDivisionError), early_worker("waiting") as worker:
-        until((folder / "waits").exists)
-        raise ZeroDivisionError
-    assert worker._process.returncode is not None
+    def serve() -> None:
+        with early_worker("waiting") as worker:
+            begun.append(worker._process)
+            until((folder / "waits").exists)
+            raise ZeroDivisionError
+
+    begun: list[subprocess.Popen[bytes]] = []
+    with pytest.raises(ZeroDivisionError):
+        serve()
+    assert begun[0].returncode is not None
     assert not (folder / "told").exists()
 
 

@@ -44,7 +44,8 @@ def test_a_worker_whose_modules_cannot_be_imported_collects_garbage(
 
 def ended() -> object:
     """The exit code of the worker's program, run in this process."""
-    with pytest.raises(SystemExit) as exit_, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["service.worker"])
-        runpy.run_module("service.worker", run_name="__main__")
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_module("service.worker", run_name="__main__")
     return exit_.value.code

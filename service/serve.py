@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 import shlex
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,15 +18,10 @@ import httpx
 import uvicorn
 
 from jeep_core.errors import Coded, is_passing
+from service.ops.early_worker import EarlyWorker, command_of, inherited
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
-from service.settings import (
-    CLIENT_VARIABLES,
-    EXIT_AGAIN,
-    EXIT_CONFIG,
-    WORKER_ENVIRONMENT,
-    Settings,
-    trusted_proxies,
-)
+from service.ops.garbage import postponed
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, trusted_proxies
 from service.store import Store, StoreError
 from service.store.store import is_another
 
@@ -60,15 +53,20 @@ class Stop(BaseException):
     """SIGINT or SIGTERM arrived while the parts were being started."""
 
 
-def serve(settings: Settings, say: Say) -> int:
+def serve(settings: Settings, say: Say, early: EarlyWorker | None = None) -> int:
     """Run everything until SIGINT or SIGTERM; the process's exit code.
+
+    Args:
+        settings: of the service.
+        say: prints a line.
+        early: the first worker, which waits for its settings; None: it is started here.
 
     Raises:
         ServeError: the store or the port is taken, or a part cannot start.
     """
     with _stop_signals() as signals, ExitStack() as stack:
         try:
-            return _serve(settings, say, stack, signals)
+            return _serve(settings, say, stack, signals, early)
         except Stop:
             say("stopped while starting")
             return 0
@@ -95,7 +93,13 @@ def serve_api(settings: Settings, say: Say) -> int:
         return EXIT_AGAIN if replaced.is_set() else 0 if server.started else 1
 
 
-def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) -> int:
+def _serve(
+    settings: Settings,
+    say: Say,
+    stack: ExitStack,
+    signals: _Signals,
+    early: EarlyWorker | None,
+) -> int:
     if settings.role != "writer":
         message = (
             "JEEP_ROLE: jeep serve runs a writer; start followers of it with "
@@ -121,7 +125,7 @@ def _serve(settings: Settings, say: Say, stack: ExitStack, signals: _Signals) ->
         for server in started:
             _stop(server)
 
-    worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=end)
+    worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=end, early=early)
     stack.callback(worker.stop)
     worker.start()  # first: it takes the longest, and the api is imported meanwhile
     server = _server(settings, access_log=settings.log_level == "debug")
@@ -167,15 +171,12 @@ class WorkerProcess:
         ready_url: str,
         on_fatal: Callable[[], None],
         module: str = "service.worker",
+        early: EarlyWorker | None = None,
     ) -> None:
         self.fatal = 0
         self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
-        self._environment = {
-            **WORKER_ENVIRONMENT,
-            **{name: value for name, value in os.environ.items() if name not in CLIENT_VARIABLES},
-            **settings.environment(),
-        }
-        self._module = module
+        self._environment = inherited() | settings.environment()
+        self._module, self._early = module, early
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -222,19 +223,15 @@ class WorkerProcess:
         with self._lock:
             if self._stopping.is_set():
                 return None
-            command = [
-                sys.executable,
-                "-m",
-                "service.ops.parent_death",
-                str(os.getpid()),
-                self._module,
-            ]
-            self._process = subprocess.Popen(
-                command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            if self._early is None:
+                self._process = subprocess.Popen(
+                    command_of(self._module),
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            else:
+                self._process, self._early = self._early.begin(self._environment), None
             self._say(f"worker started (process {self._process.pid}), loading the model")
             return self._process
 
@@ -375,7 +372,8 @@ def server_config(settings: Settings, **options: Any) -> uvicorn.Config:
 
 
 def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
-    return uvicorn.Server(server_config(settings, access_log=access_log))
+    with postponed(kept=True):
+        return uvicorn.Server(server_config(settings, access_log=access_log))
 
 
 def _ending(code: int) -> str:

@@ -10,35 +10,19 @@ passes, the ratio, and the difference of the Scores with its 95 % interval over 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.trees import HERE, tree_of
 from bench.workload import median
 from jeep_core.evaluation.statistics import compare, summarise_cases
 
-HERE = Path(__file__).parents[2]
 ONCE = HERE / "bench" / "library" / "values_once.py"
-
-
-def tree_of(commit: str, folder: Path) -> Path:
-    """The files of a commit, written into ``folder``.
-
-    Raises:
-        subprocess.CalledProcessError: there is no such commit.
-    """
-    packed = subprocess.run(
-        ["git", "-C", str(HERE), "archive", commit], check=True, capture_output=True
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
 
 
 def once(tree: Path, script: Path, *arguments: object) -> dict[str, Any]:

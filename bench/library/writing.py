@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.library.former import HERE, once, tree_of
+from bench.library.former import once
+from bench.trees import HERE, tree_of
 from bench.workload import median
 from jeep_core.moments.source import DEFAULT_CORPUS
 

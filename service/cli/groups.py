@@ -148,8 +148,11 @@ class Later(TyperCommand):
 
     def load(self) -> Any:
         """Import the command: a `Verb` or a `Group`."""
+        from service.ops.garbage import postponed  # the overview needs no part of the service
+
         module, _, attribute = self.where.partition(":")
-        found = getattr(import_module(f"service.cli.commands.{module}"), attribute)
+        with postponed():
+            found = getattr(import_module(f"service.cli.commands.{module}"), attribute)
         if not isinstance(found, typer.Typer):
             verb = CommandGroup(add_completion=False)
             verb.command(self.name)(found)

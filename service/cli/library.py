@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.cli.common import EXIT_FAILED, EXIT_USAGE, complain
-from service.store.base.files import BaseFiles
+from service.ops.garbage import postponed
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -56,7 +56,8 @@ def worker_part(name: str) -> Any:
     require_worker_parts()
     for variable, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    return import_module(f"service.worker.{name}")
+    with postponed():
+        return import_module(f"service.worker.{name}")
 
 
 @contextmanager
@@ -73,7 +74,9 @@ def library(name: str) -> Iterator[Any]:
     from jeep_core.errors import JeepError, is_out_of_memory, reason_of
 
     try:
-        yield import_module(f"jeep_core.commands.{name}")
+        with postponed():
+            command = import_module(f"jeep_core.commands.{name}")
+        yield command
     except WrongArgument as error:
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_USAGE) from None
@@ -120,4 +123,6 @@ def text_options(
 
 def moments_folder(settings: Settings) -> Path:
     """Where the service looks for second moments."""
+    from service.store.base.files import BaseFiles  # with every schema of the store's records
+
     return BaseFiles(settings.store).moments_folder

@@ -1,1 +1,1 @@
-"""Running the processes: logs, traces, metrics page, health, the embedded server."""
+"""Running the processes: their start, logs, traces, metrics page, health, the embedded server."""

@@ -13,6 +13,7 @@ from functools import partial
 from types import FrameType
 
 import torch
+import transformers.modeling_utils  # noqa: F401  (else imported with the model, more slowly)
 from transformers.utils import logging as transformers_logging
 
 from jeep_core.errors import is_passing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -70,3 +71,13 @@ async def api(valkey_url: str, client: Redis) -> AsyncIterator[AsyncQueue]:
     queue = AsyncQueue(connect_async(valkey_url), KEYS)
     yield queue
     await queue.close()
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether garbage was collected at each call of `gc.freeze`, which does nothing here."""
+    calls: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append(gc.isenabled()))
+    assert gc.isenabled()
+    yield calls
+    gc.enable()

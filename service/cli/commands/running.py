@@ -9,6 +9,8 @@ import typer
 
 from service.cli.common import EXIT_USAGE, complain, out, with_settings
 from service.cli.library import require_worker_parts, worker_part
+from service.ops.early_worker import early_worker
+from service.ops.garbage import postponed
 from service.settings import Settings
 
 
@@ -17,15 +19,16 @@ def say_plainly(text: str) -> None:
     print(f"jeep: {text}", flush=True)
 
 
-def _run(part: str, settings: Settings) -> None:
-    from service import serve as serving  # the help is there faster without them
-    from service.ops import logs, tracing
+def _run(part: str, settings: Settings, *more: object) -> None:
+    with postponed(kept=True):
+        from service import serve as serving  # the help is there faster without them
+        from service.ops import logs, tracing
 
     logs.configure(settings, "api")
     tracing.configure("api")
     say = logs.say if settings.log_format == "json" else say_plainly
     try:
-        code: int = getattr(serving, part)(settings, say)
+        code: int = getattr(serving, part)(settings, say, *more)
     except serving.ServeError as error:
         complain(f"jeep: {error}")
         raise typer.Exit(error.exit_code) from None
@@ -39,7 +42,8 @@ def serve(settings: Settings) -> None:
     That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them.
     """
     require_worker_parts()
-    _run("serve", settings)
+    with early_worker() as worker:
+        _run("serve", settings, worker)
 
 
 @with_settings
@@ -55,7 +59,9 @@ def worker(settings: Settings) -> None:
     if settings.redis_url is None:
         complain("JEEP_REDIS_URL is not set: the worker alone needs a queue")
         raise typer.Exit(EXIT_USAGE)
-    raise typer.Exit(worker_part("process").main(settings))
+    with postponed(kept=True):
+        process = worker_part("process")
+    raise typer.Exit(process.main(settings))
 
 
 @with_settings

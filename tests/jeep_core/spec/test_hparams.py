@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, GPTJConfig, LlamaConfig
 
 from jeep_core import atlas
@@ -18,7 +19,9 @@ from jeep_core.errors import InvalidHParams
 from jeep_core.models.families import family_of
 from jeep_core.sizing.shapes import SHAPES
 from jeep_core.spec.hparams import (
+    PRESETS,
     OptimisedEditorHParams,
+    _SafeLoader,
     load_preset,
     merge,
     preset_names,
@@ -211,6 +214,12 @@ def test_a_file_that_is_no_preset_is_named(tmp_path: Path, text: str) -> None:
     _own(tmp_path, "broken", text)
     with pytest.raises(InvalidHParams, match=r"broken\.yaml is not a preset"):
         presets_for("atlas-gptj", tmp_path)
+
+
+def test_presets_are_the_same_without_libyaml() -> None:
+    for path in PRESETS.glob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert _SafeLoader(text).get_single_data() == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("model", atlas.MODELS)

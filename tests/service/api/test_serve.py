@@ -1,14 +1,18 @@
 """Starting and stopping the whole service; the worker's own part is tested elsewhere."""
 
 import errno
+import gc
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from support import ROOT
@@ -18,8 +22,16 @@ from support.service.played_worker.supervised import NOWHERE, supervise, supervi
 from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
-from service.serve import ServeError, _announce_access, _open_store, listening, url_of
-from service.settings import EXIT_CONFIG, Settings
+from service.ops.early_worker import EarlyWorker, command_of
+from service.serve import (
+    ServeError,
+    _announce_access,
+    _open_store,
+    _server,
+    listening,
+    url_of,
+)
+from service.settings import EXIT_CONFIG, Settings, SettingsError
 from service.store import Store
 from service.store.files import encode, replace
 from service.store.store import StoreIdentity
@@ -64,6 +76,29 @@ def test_a_killed_worker_is_started_again(stub: Settings) -> None:
         worker.stop()
     assert any("SIGKILL" in line and "again in 0.5 s" in line for line in lines)
     assert not any(map(alive, pids(stub)))
+
+
+def test_the_worker_that_waits_is_the_first_one_alone(stub: Settings) -> None:
+    lines: list[str] = []
+    worker = supervisor(stub, lines, threading.Event())
+    began: list[int] = []
+
+    def begin(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command_of(worker._module), env=dict(environment))
+        began.append(process.pid)
+        return process
+
+    worker._early = cast(EarlyWorker, SimpleNamespace(begin=begin))
+    worker.start()
+    try:
+        until(lambda: len(pids(stub)) == 1)
+        assert pids(stub) == began
+        assert f"process {began[0]}" in lines[0]
+        os.kill(began[0], signal.SIGKILL)
+        until(lambda: len(pids(stub)) == 2)
+        assert len(began) == 1
+    finally:
+        worker.stop()
 
 
 def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:
@@ -249,3 +284,10 @@ def test_idle_threads_of_a_worker_do_not_spin_unless_asked_to(
         until(lambda: b"OMP_WAIT_POLICY=" + expected.encode() in path.read_bytes().split(b"\0"))
     finally:
         process.stop()
+
+
+def test_an_api_that_cannot_be_made_collects_garbage(frozen: list[bool]) -> None:
+    with pytest.raises(SettingsError, match="JEEP_REDIS_URL"):
+        _server(Settings(), access_log=False)
+    assert frozen == [False]
+    assert gc.isenabled()

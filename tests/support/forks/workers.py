@@ -23,7 +23,11 @@ POLL_S = 0.02
 
 
 def fork_them() -> None:
-    """Let the supervisor of this process fork its workers.  Call it before any thread runs."""
+    """Let the supervisor of this process fork its workers.  Call it before any thread runs.
+
+    They have everything imported, so none is started before the others for that.
+    """
+    import service.cli.commands.running
     import service.serve
 
     ours, theirs = Pipe()
@@ -37,6 +41,7 @@ def fork_them() -> None:
         TimeoutExpired=subprocess.TimeoutExpired,
     )
     service.serve.subprocess = forked  # type: ignore[attr-defined]
+    service.cli.commands.running.early_worker = contextlib.nullcontext  # type: ignore[assignment]
 
 
 def _keep_forking(connection: Connection) -> NoReturn:

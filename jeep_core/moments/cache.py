@@ -37,6 +37,7 @@ from jeep_core.moments.sums import MomentSums, accumulate, pack, way_of_summing
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import GradientOf, Measured, in_order
 from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.storage.looking import present
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
@@ -131,7 +132,7 @@ class Moments:
         self._factors.expect(layers)
         for layer in layers:
             path = self.path(layer)
-            if layer not in self._factors and path and path.exists():
+            if layer not in self._factors and path and present(path):
                 self._factors.add(layer, self._kept(layer, path))
             elif layer not in self._factors:
                 self._take_shipped(layer)
@@ -176,7 +177,7 @@ class Moments:
         keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
         fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
         path = self._unfinished(fresh)
-        start = MomentSums.load(path) if path and path.exists() else fresh
+        start = MomentSums.load(path) if path and present(path) else fresh
         # the last document may go beyond ``samples``; progress is cut off there
         total = self.count(layers[0])
         if of > 1:
@@ -320,7 +321,7 @@ class Moments:
             try:
                 return load_whole(path)["moment"].to(device)
             except (JeepError, SafetensorError, KeyError, OSError) as error:
-                if is_passing(error):
+                if isinstance(error, PermissionError) or is_passing(error):
                     raise
                 again = import_command(self.imported) + " writes it" if self.imported else ""
                 hint = f"remove {path}, then {again or 'it is taken'} again"

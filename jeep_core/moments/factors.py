@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet
@@ -13,13 +14,16 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from safetensors import SafetensorError
 
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, is_out_of_memory, is_passing
 from jeep_core.models.loading import tensor_bytes
 from jeep_core.moments.summed_keys import SummedKeys, after
 from jeep_core.spec.matrices import Measured
 from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.storage.looking import present
 from jeep_core.updates.cholesky import check_moment, cholesky
 from jeep_core.updates.kept import KeptKeys
+
+log = logging.getLogger(__name__)
 
 KEPT_ON_DISK_FROM = 4096
 """Smallest d_ff whose float64 factor is read back quicker than it is made, with a margin."""
@@ -102,21 +106,36 @@ class KeptMoment:
             self._moment = None
 
     def _on_disk(self, dtype: torch.dtype) -> bool:
-        return dtype is torch.float64 and self._path is not None and self._path.exists()
+        return dtype is torch.float64 and self._path is not None and present(self._path)
 
     def _read(self) -> torch.Tensor:
-        """The factor in the file; a file that cannot be read is made again."""
+        """The factor in the file; a damaged file is made again.
+
+        One that cannot be read now stays, and the factor is made without it.
+
+        Raises:
+            OSError, SafetensorError: memory was not enough.
+        """
         assert self._path is not None
-        with suppress(SafetensorError, OSError, KeyError, JeepError):
+        try:
             # kept as Lᵀ by rows, so that L is laid out by columns, as the factorisation leaves it
             return load_whole(self._path)["upper"].mT
+        except FileNotFoundError:
+            return self._make(torch.float64)
+        except (SafetensorError, OSError, KeyError, JeepError) as error:
+            if is_out_of_memory(error):  # making it takes more
+                raise
+            if isinstance(error, OSError) or is_passing(error):
+                log.warning("%s cannot be read now, the factor is made: %s", self._path, error)
+                return self._make(torch.float64, keep=False)
+            log.warning("%s is damaged, it is made again: %s", self._path, error)
         self._path.unlink(missing_ok=True)
         return self._make(torch.float64)
 
-    def _make(self, dtype: torch.dtype) -> torch.Tensor:
+    def _make(self, dtype: torch.dtype, keep: bool = True) -> torch.Tensor:
         lower = cholesky(self.stored.to(dtype), self.name)  # (d_ff, d_ff)
         large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
-        if self._path is not None and large and dtype is torch.float64:
+        if keep and self._path is not None and large and dtype is torch.float64:
             save_whole(self._path, {"upper": lower.mT.contiguous()})
         return lower
 

@@ -30,7 +30,7 @@ from jeep_core.probe.defaults.rule import (
     hyper_parameters,
 )
 from jeep_core.probe.patching import Patched, exchange, pairs, restoration
-from jeep_core.probe.prompts import Prompt, Prompts, prepare
+from jeep_core.probe.prompts import Prompts, prepare
 from jeep_core.probe.proposal import Proposal, propose
 from jeep_core.probe.quick import MOST_PROMPTS, quick_evidence
 from jeep_core.probe.readings import Readings, read
@@ -58,7 +58,8 @@ class Related:
 class Probe:
     """The findings.  ``proposal`` and ``hparams`` are None if ``why_not`` says why.
 
-    ``scale``: what hyper-parameters go by beside the curves.  A quick probe has nothing restored, no word sets, and of the readings only what promotes.
+    ``scale``: what hyper-parameters go by beside the curves.  A quick probe has nothing restored,
+    no word sets, and of the readings only what promotes.
     """
 
     prompts: Prompts

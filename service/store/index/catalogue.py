@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
-from service.store.files import STEP_NS
+from service.store.files import OF_ONE_FILE, STEP_NS
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
 from service.store.index.names import VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
@@ -29,11 +29,13 @@ from service.store.index.rows import (
     shown_of,
     stamp_of,
 )
-from service.store.versions import Versions
+from service.store.versions import Lost, Versions, unreadable
 
 AT_ONCE = 200
 """Versions that are added in one transaction: others wait no longer."""
 KEPT_SPANS = 64
+UNREAD = "unread"
+"""The stamp of a manifest that could not be read, unlike that of any file."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Catalogue:
         self._names = VersionNames(root, versions)
         self._seen: tuple[int, int] | None = None
         self._spans: dict[int, list[Span]] = {}
-        # versions that are damaged, or built on one that is, with the stamps of their files
+        # versions that are damaged, or built on one that is, with the stamps of their files; those
+        # that cannot be read now have a stamp that no file has, so that they are tried each time
         self._left_out: dict[int, str] = {}
         self._lock = threading.RLock()
 
@@ -146,7 +149,9 @@ class Catalogue:
             self._catch_up()
             if self._left_out:
                 numbers = ", ".join(f"v{number}" for number in sorted(self._left_out)[:3])
-                raise NoIndex(f"the index lacks {numbers}, which are damaged or built on such")
+                raise NoIndex(
+                    f"the index lacks {numbers}, which cannot be read, or are built on such"
+                )
 
     def children(self, version: str) -> list[str]:
         """The versions that are built on one, by number.
@@ -197,8 +202,8 @@ class Catalogue:
             ]
         return f"v{shared}", own[0], own[1]
 
-    def newest(self, before: int | None, count: int) -> tuple[list[Row], dict[int, str]]:
-        """The next versions of a list, newest first, and the numbers of those that are damaged.
+    def newest(self, before: int | None, count: int) -> tuple[list[Row], dict[int, Lost]]:
+        """The next versions of a list, newest first, and those without a manifest to be shown.
 
         ``before``: only those with a lower number.
 
@@ -215,12 +220,12 @@ class Catalogue:
             ).fetchall()
             for *shown, seal, _ in rows:
                 check_seal(seal, *shown)
-        damaged: dict[int, str] = {}
+        lost: dict[int, Lost] = {}
         for number, *_, stamp in rows:
             if stamp != stamp_of(self._manifest(number)):
-                damaged |= self._damage(number)
+                lost |= self._lost(number)
         whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, *_ in rows]
-        return [row for row in whole if row.number not in damaged], damaged
+        return [row for row in whole if row.number not in lost], lost
 
     def stamps(self) -> dict[int, str]:
         """The stamps of the manifests that were read for the index, by the version's number.
@@ -312,14 +317,18 @@ class Catalogue:
         inside = [number for number, line, depth in found if contains(spans, line, depth)]
         return f"v{max(inside)}" if inside else None
 
-    def _damage(self, number: int) -> dict[int, str]:
-        """The damage of a version's manifest, by its number; empty if there is none."""
+    def _lost(self, number: int) -> dict[int, Lost]:
+        """What is wrong with a version's manifest, by its number; empty if nothing is."""
         try:
             self._versions.parsed(f"v{number}")
         except CorruptFile as error:
-            return {number: str(error)}
+            return {number: Lost(str(error))}
         except UnknownVersion:
             return {}
+        except OSError as error:
+            if error.errno not in OF_ONE_FILE:
+                raise
+            return {number: unreadable(error)}
         return {}
 
     def _forget(self) -> None:
@@ -346,6 +355,10 @@ class Catalogue:
                 yield stamp, self._versions.parsed(f"v{number}")
             except CorruptFile:
                 self._left_out[number] = stamp
+            except OSError as error:
+                if error.errno not in OF_ONE_FILE:
+                    raise
+                self._left_out[number] = UNREAD
             except UnknownVersion:
                 continue  # it was moved aside since it was listed
 

@@ -16,8 +16,8 @@ from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults import rule
+from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import by_depths, depths, from_record, hparams_for
 from jeep_core.probe.defaults.general import KNOWLEDGE, general_knowledge
 from jeep_core.probe.defaults.kept import kept

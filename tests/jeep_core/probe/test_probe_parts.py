@@ -19,7 +19,6 @@ from jeep_core.models.views import ModelView
 from jeep_core.probe.bands import band
 from jeep_core.probe.defaults.from_record import check_automatic, hparams_for
 from jeep_core.probe.defaults.kept import keep, kept
-from jeep_core.probe.prompts import first_token, prepare
 from jeep_core.probe.defaults.rule import (
     RULE,
     NoProposal,
@@ -27,6 +26,7 @@ from jeep_core.probe.defaults.rule import (
     high_region,
     low_region,
 )
+from jeep_core.probe.prompts import first_token, prepare
 from jeep_core.probe.readings import read
 from jeep_core.probe.run import Related, probe, read_table
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, word_sets
@@ -170,7 +170,7 @@ def test_hyper_parameters_follow_from_a_record() -> None:
             "learning_rate": 2.0,
             "low": {"layers": [1, 2], "clamp": 1.5, "moment_weight": 30},
             "high": {"layers": [5], "clamp": 1.0, "moment_weight": 30},
-        }
+        },
     }
     jeep = hparams_for(record, "jeep", 9, 64)
     assert isinstance(jeep, JeepHParams)
@@ -182,7 +182,9 @@ def test_hyper_parameters_follow_from_a_record() -> None:
     with pytest.raises(InvalidHParams, match="mend has no automatic"):
         hparams_for(record, "mend", 9, 64)
     with pytest.raises(InvalidHParams, match="decides nothing"):
-        hparams_for({**record, "hparams": None, "why_no_proposal": "it decides nothing"}, "jeep", 9, 64)
+        hparams_for(
+            {**record, "hparams": None, "why_no_proposal": "it decides nothing"}, "jeep", 9, 64
+        )
     with pytest.raises(InvalidHParams, match="exclude each other"):
         check_automatic("jeep", "jeep-atlas-gptj")
     check_automatic("pmet")

@@ -11,7 +11,6 @@ from jeep_core.probe.prompts import prepare
 from jeep_core.probe.scale import measure, spread_of
 from jeep_core.spec.facts import Fact
 
-
 SUBJECTS = ("Paris", "Lyon", "The old town", "3M", "Rome", "Oslo", "Lima", "Bern")
 
 

@@ -133,7 +133,10 @@ def test_a_dry_run_says_where_hyper_parameters_would_come_from(
 
 def test_a_preset_comes_before_a_kept_probe(http: httpx.Client, model: Store) -> None:
     proposal = {"learning_rate": 0.4, "low": LOW, "high": LOW | {"layers": [6]}}
-    keep(model.base.probes_folder, {"model_hash": info().model_hash, "rule": RULE, "hparams": proposal})
+    keep(
+        model.base.probes_folder,
+        {"model_hash": info().model_hash, "rule": RULE, "hparams": proposal},
+    )
     plan = http.post("/edits?dry_run=true", json={"facts": [FACT]}).json()
     assert (plan["source"], plan["preset"]) == ("preset", "jeep-atlas-gptj")
     assert plan["moments"] == "bundled corpus"

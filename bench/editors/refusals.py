@@ -1,4 +1,4 @@
-"""What an editor refuses, told from what goes wrong in a run."""
+"""Refusals of editors, told from what goes wrong in a run."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.fused.rounding import has_fast_bfloat16
 from jeep_core.models.loading import LoadedModel, texts_sha256
-from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
+from jeep_core.moments.factors import FactorCache, FactorMemory, MomentFactor
+from jeep_core.moments.kept_moment import KeptMoment
 from jeep_core.moments.published import Imported, not_imported
 from jeep_core.moments.reading import Documents
 from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file

@@ -1,4 +1,4 @@
-"""What a probe measures beside its curves: the spread of states, for learning rates.
+"""Figures of a probe beside its curves: the spread of states, for learning rates.
 
 The spread of a coordinate is the median distance from the coordinate's mean over prompts, over all
 coordinates, in units of a normal distribution.  The root mean square would be the size of a few

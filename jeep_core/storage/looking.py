@@ -1,4 +1,4 @@
-"""What lies in a folder, and whether something is there; what cannot be looked at now is an error.
+"""Looking for files: what cannot be looked at now is an error, and not absent.
 
 ``Path.exists`` and its kin say of a file that may not be looked at, or on a disk that does not
 answer, that there is none, and ``Path.glob`` that a folder is empty: which errors they take for
@@ -38,9 +38,9 @@ def is_plain_file(path: Path) -> bool:
 
 
 def listed(folder: Path, pattern: str = "*", *, within: str | None = None) -> list[Path]:
-    """What a folder holds by names like ``pattern``, in the order of names; nothing without one.
+    """Paths in a folder by names like ``pattern``, in the order of names; none without a folder.
 
-    ``within``: what such folders of it hold instead.
+    ``within``: those in such folders of it instead.
 
     Raises:
         OSError: a folder cannot be looked at now.

@@ -162,7 +162,7 @@ class Store:
         for name in FOLDERS:
             (root / name).mkdir(mode=0o700 if name == "keys" else 0o777, exist_ok=True)
         make_folder(root)
-        with suppress(PermissionError):  # whoever may not list them changes nothing either
+        with suppress(OSError):  # as `make_private` itself
             make_private(
                 root / "audit.jsonl", *listed(root / "keys", "*.json")
             )  # of older releases

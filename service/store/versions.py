@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class Thin(BaseModel):
 
 @dataclass(frozen=True)
 class Lost:
-    """What is wrong with a manifest that a list has no content of.
+    """The reason why a list has nothing of a manifest.
 
     ``for_now``: it cannot be read now, which says nothing of what is in it.
     """
@@ -202,11 +202,11 @@ class Versions:
             OSError: one cannot be read now.  Who removes what no version needs must know of it;
                 who only shows versions takes `sorted_out`.
         """
-        return self._sorted_out(set())[0]
+        return self._sorted_out(strict=True)[0]
 
     def damaged(self) -> dict[str, str]:
         """Versions whose manifest is damaged, newest first: id → error; raises as `all`."""
-        return {version: lost.what for version, lost in self._sorted_out(set())[1].items()}
+        return {version: lost.what for version, lost in self._sorted_out(strict=True)[1].items()}
 
     def sorted_out(self) -> tuple[list[Manifest], dict[str, Lost]]:
         """All versions, newest first, and those that are damaged or cannot be read now.
@@ -217,9 +217,9 @@ class Versions:
         Raises:
             OSError: file descriptors, memory or the whole disk are not there now.
         """
-        return self._sorted_out(OF_ONE_FILE)
+        return self._sorted_out(strict=False)
 
-    def _sorted_out(self, for_now: Collection[int]) -> tuple[list[Manifest], dict[str, Lost]]:
+    def _sorted_out(self, *, strict: bool) -> tuple[list[Manifest], dict[str, Lost]]:
         whole: list[Manifest] = []
         lost: dict[str, Lost] = {}
         for number in sorted(self.numbers(), reverse=True):
@@ -231,9 +231,9 @@ class Versions:
             except UnknownVersion:
                 continue  # it was moved aside since it was listed
             except OSError as error:
-                if error.errno not in for_now:
+                if strict:
                     raise
-                lost[f"v{number}"] = unreadable(error)
+                lost[f"v{number}"] = of_one_file(error)
                 self._errors.once(f"v{number} cannot be read now and is passed over: {error}")
         return whole, lost
 
@@ -255,6 +255,18 @@ class Versions:
             if error.errno in OF_ONE_FILE:
                 return None
             raise
+
+    def lost(self, version_id: str) -> Lost | None:
+        """The reason why a version cannot be shown by its file; None if it can be, or is gone."""
+        try:
+            self.parsed(version_id)
+        except CorruptFile as error:
+            return Lost(str(error))
+        except OSError as error:
+            return of_one_file(error)
+        except UnknownVersion:
+            return None
+        return None
 
     def of_job(self, job_id: str) -> Manifest | None:
         """The newest version that a job has written; damaged ones are skipped."""
@@ -344,8 +356,10 @@ class Versions:
         return {int(name[1:]) for name in _version_names(self._root / "versions")}
 
 
-def unreadable(error: OSError) -> Lost:
-    """A manifest that cannot be read now."""
+def of_one_file(error: OSError) -> Lost:
+    """The reason why a manifest cannot be read now; raises it where it is not its own alone."""
+    if error.errno not in OF_ONE_FILE:
+        raise error
     return Lost(f"its manifest cannot be read now: {error.strerror or error}", for_now=True)
 
 

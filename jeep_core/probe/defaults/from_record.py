@@ -176,7 +176,7 @@ def _of_editor(
     changes: Mapping[str, Any],
     chat: bool,
 ) -> EditorHParams:
-    """What an editor takes of a proposal; of the record the size of the weights."""
+    """An editor's own of a proposal, with steps by the size of the weights that a record has."""
     known = record_of(editor)
     assert known.automatic is not None
     try:

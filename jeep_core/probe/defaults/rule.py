@@ -76,7 +76,7 @@ class Insufficient(NoProposal):
 
 @dataclass(frozen=True)
 class Scale:
-    """What a probe measures beside its curves, for hyper-parameters.
+    """Figures of a probe beside its curves, for hyper-parameters.
 
     ``spread``: of a coordinate of the states at a position, by name, for every block, from block 0
     on; None where it is not finite, or was not kept.  ``fast_bfloat16``: whether products in
@@ -150,7 +150,7 @@ def hyper_parameters(found: Evidence) -> dict[str, Any]:
 
 
 def proposed(record: Mapping[str, Any], mlp_size: int | None) -> dict[str, Any]:
-    """What this version's rule proposes by a probe's record, whichever rule it was made by.
+    """The proposal of this version's rule by a probe's record, whichever rule it was made by.
 
     ``mlp_size``: d_ff of the model, which records without a rule's number do not have.
 

@@ -187,7 +187,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _today(record: Mapping[str, Any], state: ApiState) -> ProposedToday | None:
-    """What is proposed by the figures of a record now, if it was made under another rule."""
+    """The proposal by the figures of a record now, if it was made under another rule."""
     if record.get("rule") == RULE:
         return None
     info = None if "measured" in record else state.store.base.info()

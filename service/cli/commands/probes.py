@@ -156,7 +156,7 @@ def probe_table(answer: Probe) -> RenderableType:
 
 
 def _today(answer: Probe) -> list[str]:
-    """What edits take of the figures now, if the probe was made under another rule."""
+    """The hyper-parameters of its figures now, if the probe was made under another rule."""
     now = answer.today
     if now is None:
         return []

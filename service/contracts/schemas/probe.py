@@ -86,7 +86,7 @@ class ProbeResult(BaseModel):
 
 
 class ProposedToday(BaseModel):
-    """What the rule of the running version makes of a probe's figures.
+    """The proposal of the running version's rule by a probe's figures.
 
     ``hparams`` are null if ``why_no_proposal`` says why.
     """

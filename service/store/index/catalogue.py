@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile, UnknownVersion
-from service.store.files import OF_ONE_FILE, STEP_NS
+from service.store.files import STEP_NS
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
 from service.store.index.names import VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
@@ -29,13 +29,13 @@ from service.store.index.rows import (
     shown_of,
     stamp_of,
 )
-from service.store.versions import Lost, Versions, unreadable
+from service.store.versions import Lost, Versions, of_one_file
 
 AT_ONCE = 200
 """Versions that are added in one transaction: others wait no longer."""
 KEPT_SPANS = 64
 UNREAD = "unread"
-"""The stamp of a manifest that could not be read, unlike that of any file."""
+"""Stamp of a manifest that could not be read: no file has it, so it is tried again each time."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class Catalogue:
         self._names = VersionNames(root, versions)
         self._seen: tuple[int, int] | None = None
         self._spans: dict[int, list[Span]] = {}
-        # versions that are damaged, or built on one that is, with the stamps of their files; those
-        # that cannot be read now have a stamp that no file has, so that they are tried each time
+        # versions that are damaged, or built on one that is, with the stamps of their files
         self._left_out: dict[int, str] = {}
         self._lock = threading.RLock()
 
@@ -223,7 +222,8 @@ class Catalogue:
         lost: dict[int, Lost] = {}
         for number, *_, stamp in rows:
             if stamp != stamp_of(self._manifest(number)):
-                lost |= self._lost(number)
+                why = self._versions.lost(f"v{number}")
+                lost |= {} if why is None else {number: why}
         whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, *_ in rows]
         return [row for row in whole if row.number not in lost], lost
 
@@ -317,20 +317,6 @@ class Catalogue:
         inside = [number for number, line, depth in found if contains(spans, line, depth)]
         return f"v{max(inside)}" if inside else None
 
-    def _lost(self, number: int) -> dict[int, Lost]:
-        """What is wrong with a version's manifest, by its number; empty if nothing is."""
-        try:
-            self._versions.parsed(f"v{number}")
-        except CorruptFile as error:
-            return {number: Lost(str(error))}
-        except UnknownVersion:
-            return {}
-        except OSError as error:
-            if error.errno not in OF_ONE_FILE:
-                raise
-            return {number: unreadable(error)}
-        return {}
-
     def _forget(self) -> None:
         with self.database.writing() as connection:
             for table in ("version", "line", "named", "fact", "asked", "covered", "note"):
@@ -356,8 +342,7 @@ class Catalogue:
             except CorruptFile:
                 self._left_out[number] = stamp
             except OSError as error:
-                if error.errno not in OF_ONE_FILE:
-                    raise
+                of_one_file(error)
                 self._left_out[number] = UNREAD
             except UnknownVersion:
                 continue  # it was moved aside since it was listed

@@ -275,7 +275,7 @@ def test_a_wrong_line_of_a_fact_table_is_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the record
 
 
-def test_a_record_is_kept_per_model(tmp_path: Path) -> None:
+def test_a_record_is_kept_per_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept(tmp_path, "aa") is None
     keep(tmp_path / "new", {"model_hash": "aa", "seed": 1})
     path = keep(tmp_path / "new", {"model_hash": "aa", "seed": 2})
@@ -283,6 +283,13 @@ def test_a_record_is_kept_per_model(tmp_path: Path) -> None:
     assert [path] == list((tmp_path / "new").iterdir())
     path.write_text("{")
     with pytest.raises(JeepError, match="is no probe"):
+        kept(tmp_path / "new", "aa")
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(PermissionError):
         kept(tmp_path / "new", "aa")
 
 

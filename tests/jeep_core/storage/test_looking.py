@@ -31,7 +31,7 @@ def test_what_is_there_is_listed_by_name(folder: Path) -> None:
 def test_what_is_not_there_is_nothing(folder: Path) -> None:
     for path in (folder / "none", folder / "d.txt" / "none"):
         assert (listed(path), files_below(path)) == ([], [])
-        assert not (present(path) or is_folder(path) or is_plain_file(path))
+        assert [ask(path) for ask in (present, is_folder, is_plain_file)] == [False] * 3
     assert listed(folder / "d.txt") == []
 
 

@@ -168,7 +168,7 @@ PROPOSAL: dict[str, Any] = {
         "learning_rate": 2.0,
         "low": {"layers": [1, 2], "clamp": 1.5, "moment_weight": 30},
         "high": {"layers": [5], "clamp": 1.0, "moment_weight": 30},
-    }
+    },
 }
 
 

@@ -59,6 +59,7 @@ class EditResult:
     its matrices were written with.  ``state`` is what the editor keeps for the next edit on top of
     this one (``states`` of `edit`).  ``inputs``: hashes, by name, of an editor's inputs
     besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
+    ``hparams_rule``: the number of the rule that made them, None where a preset or the caller did;
     ``moments_from``: the text or imported statistics, None where none are needed or they were
     given; ``warnings``: what the user should know about what was chosen.  ``editor``: the one that
     was used; ``editor_reason``: why, if it was not named.
@@ -78,6 +79,7 @@ class EditResult:
     editor: str
     editor_reason: str | None = None
     hparams_from: str = "given"
+    hparams_rule: int | None = None
     moments_from: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -171,6 +173,7 @@ def edit(
         monitor=monitor,
     )
     result.hparams_from, result.warnings = chosen.source, chosen.warnings
+    result.hparams_rule = chosen.rule
     result.moments_from, result.editor_reason = moments_from, reason
     return result
 

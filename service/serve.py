@@ -22,7 +22,7 @@ from service.ops.early_worker import EarlyWorker, command_of, inherited
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.ops.garbage import postponed
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, trusted_proxies
-from service.store import Store, StoreError
+from service.store import Store, StoreError, denial, is_denied
 from service.store.store import is_another
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -319,7 +319,12 @@ def _open_store(settings: Settings) -> Store:
         assert store.id  # read now: it is compared with later ones
         return store
     except (StoreError, OSError) as error:
-        raise ServeError(f"JEEP_STORE: {error}", _exit_code(error)) from None
+        raise _unusable(settings, error) from None
+
+
+def _unusable(settings: Settings, error: Exception) -> ServeError:
+    said = denial(error, settings.store) if is_denied(error) else error
+    return ServeError(f"JEEP_STORE: {said}", _exit_code(error))
 
 
 def _exit_code(error: Exception) -> int:
@@ -328,10 +333,19 @@ def _exit_code(error: Exception) -> int:
 
 
 def _announce_access(settings: Settings, store: Store, say: Say) -> None:
-    """Announce it if authentication is off, or if there is no API key yet."""
+    """Announce it if authentication is off, or if there is no API key yet.
+
+    Raises:
+        ServeError: the keys cannot be read.
+    """
     if settings.auth == "off":
         say("authentication is off (JEEP_AUTH): whoever is on this machine may do everything")
-    elif not any(key.revoked_at is None for key in store.keys.all()):
+        return
+    try:
+        keys = store.keys.all()
+    except OSError as error:
+        raise _unusable(settings, error) from None
+    if not any(key.revoked_at is None for key in keys):
         say(
             "there is no API key yet, so nobody may ask. While this runs, make one with\n"
             f"        jeep keys create NAME --store {shlex.quote(str(settings.store))}\n"

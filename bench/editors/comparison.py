@@ -24,16 +24,16 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jeep_core
 from bench.editors.real import DRAWS, Rows, by_default, measure, rows_of, take_prefixes
+from bench.editors.refusals import Refusal, refusals
 from bench.editors.sequences import Line
 from jeep_core.editors import EDITORS, preset_hparams
-from jeep_core.errors import Cancelled, JeepError, NoCluster, WorkersLost, reason_of
+from jeep_core.errors import JeepError, reason_of
 from jeep_core.evaluation.free_answers import FreeText, neighbors_of, write_freely
 from jeep_core.evaluation.statistics import Interval, summarise_cases
 from jeep_core.evaluation.trials import Trials
@@ -50,10 +50,6 @@ BATCH = 100
 SIZES = (1, 10, 100, 1000)
 FAILED = 3
 """Exit code of a process whose cell failed and says so in its file."""
-OF_THE_RUN = (Cancelled, NoCluster, WorkersLost)
-WRONG = (ImportError, OSError, MemoryError, AttributeError, NameError, SyntaxError)
-"""Causes that are no refusal, though the library reports them in its own words.  A file that is
-not there is none of them: it may be a network that was never trained."""
 BEGIN, END = "<!-- comparison: begin -->", "<!-- comparison: end -->"
 SHOWN = (
     "efficacy", "generalization", "locality", "score", "free_contains", "free_exact",
@@ -82,10 +78,6 @@ class Cell:
         """Its file."""
         parts = (self.model, self.suite, self.size, self.seed, self.editor)
         return folder / "cells" / ("_".join(map(str, parts)) + ".json")
-
-
-class Refusal(JeepError):
-    """The library says that an editor cannot do what a cell asks for: trying again is no use."""
 
 
 @dataclass
@@ -159,30 +151,6 @@ def measured(cell: Cell, folder: Path) -> dict[str, Any]:
         return record | {"failed": f"{type(error).__name__}: {reason_of(error)}"}
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Refusals of an editor, told from errors of the run that the library reports as its own.
-
-    Raises:
-        Refusal: for the first.
-    """
-    try:
-        yield
-    except JeepError as error:
-        if isinstance(error, OF_THE_RUN) or any(isinstance(one, WRONG) for one in _chain(error)):
-            raise
-        raise Refusal(str(error)) from error
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The errors that led to one, but for files that are not there."""
-    found: BaseException | None = error
-    while found is not None:
-        found = found.__cause__ or found.__context__
-        if found is not None and not isinstance(found, FileNotFoundError):
-            yield found
-
-
 def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     cases = drawn(cell)
     base = jeep_core.load(cell.source)
@@ -198,7 +166,7 @@ def _figures(cell: Cell, folder: Path) -> dict[str, Any]:
     # values are not kept from cell to cell: every editor's time is its own
     trials, _, record = by_default(base, cases, folder)
     trials.cache = type(trials.cache)()
-    with _refusals():
+    with refusals():
         hparams, source = _hparams(base, cell, record)
         take_prefixes(trials, hparams)
         trials.moments.ensure(hparams.moment_layers)

@@ -62,7 +62,7 @@ def measure(
     report["unedited"] = {ask: asked(ModelView(base), cases, ask, scores) for ask in ways}
     for contexts in get_args(Contexts):
         given = {**changes, "contexts": contexts}
-        hparams = hparams_for(record, editor, base.n_layers, given, chat=True)
+        hparams = hparams_for(record, editor, base.n_layers, base.mlp_size, given, chat=True)
         take_prefixes(trials, hparams)
         began = time.process_time()
         view, _ = trials.edit(editor, hparams, range(len(cases)))

@@ -23,6 +23,7 @@ from typing import Any
 
 import jeep_core
 from bench.editors.real import Rows, by_default, take_prefixes
+from bench.editors.refusals import Refusal, refusals
 from jeep_core.editors import EDITORS
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.free_answers import (
@@ -127,10 +128,12 @@ def main() -> None:
     for editor in args.editors:
         began = time.process_time()
         try:
-            chosen = hparams_for(record, editor, base.n_layers, {"contexts": "plain"})
-            take_prefixes(trials, chosen)
-            view, _ = trials.edit(editor, chosen, range(len(cases)))
-        except JeepError as error:
+            with refusals():
+                asked = {"contexts": "plain"}
+                chosen = hparams_for(record, editor, base.n_layers, base.mlp_size, asked)
+                take_prefixes(trials, chosen)
+                view, _ = trials.edit(editor, chosen, range(len(cases)))
+        except Refusal as error:
             print(f"{editor}: {error}", flush=True)
             found["editors"][editor] = {"refused": str(error)}
             continue

@@ -47,8 +47,8 @@ def measure(model: str, names: Sequence[str], n_draws: int) -> dict[str, Any]:
     assert isinstance(hand, JeepHParams)
     layers = {name: {"layers": list(region.layers)} for name, region in hand.regions.items()}
     settings = {
-        "auto": hparams_for(record, "jeep", base.n_layers),
-        "hand layers": hparams_for(record, "jeep", base.n_layers, layers),
+        "auto": hparams_for(record, "jeep", base.n_layers, base.mlp_size),
+        "hand layers": hparams_for(record, "jeep", base.n_layers, base.mlp_size, layers),
         "hand": hand,
     }
     chosen = draws(EDITS)[:n_draws]

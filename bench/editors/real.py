@@ -208,7 +208,7 @@ def main() -> None:
     for size in args.sizes:
         for editor in args.editors:
             hparams = hparams_for(
-                record, editor, base.n_layers, args.hparams, chat=has_template(base)
+                record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
             )
             take_prefixes(trials, hparams)
             found = measure(trials, editor, hparams, size, texts, written)

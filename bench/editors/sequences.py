@@ -205,7 +205,9 @@ def main() -> None:
     report: dict[str, Any] = {"model": base.name, "facts": len(unlike), "batch": args.batch}
     report["abilities"] = unedited
     for editor in args.editors:
-        hparams = hparams_for(record, editor, base.n_layers, args.hparams, chat=has_template(base))
+        hparams = hparams_for(
+            record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
+        )
         take_prefixes(trials, hparams)
         line = Line(base, editor, hparams, trials.moments, trials.prefixes)
         found = follow(line, batches, texts, args.mend, tasks)

@@ -46,6 +46,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.probe.defaults.from_record import check_automatic, from_record
 from jeep_core.probe.defaults.kept import kept
+from jeep_core.probe.defaults.rule import RULE, suffices
 from jeep_core.probe.run import probe
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Preset, presets_for, validate_hparams
@@ -137,7 +138,7 @@ def run(args: Options) -> None:
 def _automatic(args: Options, base: LoadedModel, cases: list[Fact]) -> dict[str, Any]:
     """Hyper-parameters of a kept probe of the model, else of a probe of the cases."""
     record = kept(args.probes, base.model_hash) if args.probes else None
-    if record is None:
+    if record is None or not suffices(record, base.mlp_size):
         record = probe(ModelView(base), cases).record()
     size = base.mlp_size
     chosen = from_record(record, args.editor, base.n_layers, size, {}, "probe now")
@@ -171,6 +172,8 @@ def _preset(args: Options, base: LoadedModel, tuned: Tuned, cases: int, digest: 
         f"({s.efficacy:.1f}/{s.generalization:.1f}/{s.locality:.1f}), "
         f"greedy {s.greedy:.1f}/{s.greedy_generalization:.1f}/{s.greedy_locality:.1f}"
     )
+    if args.layers == "auto":
+        origin += f"; the rest by rule {RULE} of automatic hyper-parameters"
     dtype = str(base.dtype).removeprefix("torch.")
     return Preset(args.out.stem, args.editor, base.name, origin, tuned.hparams, dtype, base.shape)
 

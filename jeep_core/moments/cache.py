@@ -21,7 +21,8 @@ from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.fused.rounding import has_fast_bfloat16
 from jeep_core.models.loading import LoadedModel, texts_sha256
-from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
+from jeep_core.moments.factors import FactorCache, FactorMemory, MomentFactor
+from jeep_core.moments.kept_moment import KeptMoment
 from jeep_core.moments.published import Imported, not_imported
 from jeep_core.moments.reading import Documents
 from jeep_core.moments.shipped import file_sha256, read_shipped, shipped_file
@@ -37,6 +38,7 @@ from jeep_core.moments.sums import MomentSums, accumulate, pack, way_of_summing
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import GradientOf, Measured, in_order
 from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.storage.looking import present
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
 
@@ -131,7 +133,7 @@ class Moments:
         self._factors.expect(layers)
         for layer in layers:
             path = self.path(layer)
-            if layer not in self._factors and path and path.exists():
+            if layer not in self._factors and path and present(path):
                 self._factors.add(layer, self._kept(layer, path))
             elif layer not in self._factors:
                 self._take_shipped(layer)
@@ -176,7 +178,7 @@ class Moments:
         keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
         fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
         path = self._unfinished(fresh)
-        start = MomentSums.load(path) if path and path.exists() else fresh
+        start = MomentSums.load(path) if path and present(path) else fresh
         # the last document may go beyond ``samples``; progress is cut off there
         total = self.count(layers[0])
         if of > 1:
@@ -320,7 +322,7 @@ class Moments:
             try:
                 return load_whole(path)["moment"].to(device)
             except (JeepError, SafetensorError, KeyError, OSError) as error:
-                if is_passing(error):
+                if isinstance(error, PermissionError) or is_passing(error):
                     raise
                 again = import_command(self.imported) + " writes it" if self.imported else ""
                 hint = f"remove {path}, then {again or 'it is taken'} again"

@@ -5,120 +5,20 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from safetensors import SafetensorError
 
-from jeep_core.errors import JeepError
 from jeep_core.models.loading import tensor_bytes
+from jeep_core.moments.kept_moment import KeptMoment, bytes_of
 from jeep_core.moments.summed_keys import SummedKeys, after
 from jeep_core.spec.matrices import Measured
-from jeep_core.storage.files import load_whole, save_whole
-from jeep_core.updates.cholesky import check_moment, cholesky
 from jeep_core.updates.kept import KeptKeys
 
-KEPT_ON_DISK_FROM = 4096
-"""Smallest d_ff whose float64 factor is read back quicker than it is made, with a margin."""
 CHUNK_ROWS = 1024
-
-
-class KeptMoment:
-    """A second moment with its factors and its null space, for all its users.
-
-    ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; then it may be
-    dropped and is loaded again when it is needed.  The float64 factor of a large layer on the CPU
-    is kept in ``path``, if given.
-    """
-
-    def __init__(
-        self,
-        moment: torch.Tensor | Callable[[], torch.Tensor],
-        name: str,
-        path: Path | None = None,
-    ) -> None:
-        self.name, self._path = name, path
-        self._load = moment if callable(moment) else None
-        self._moment = None if callable(moment) else moment
-        self._lower: dict[torch.dtype, torch.Tensor] = {}
-        self._null: tuple[float, torch.Tensor] | None = None
-
-    @property
-    def stored(self) -> torch.Tensor:
-        """E[k kᵀ] (d_ff, d_ff) in the floating-point type it is stored in."""
-        if self._moment is None:
-            assert self._load is not None
-            self._moment = self._load()
-        return self._moment
-
-    def null_basis(self, threshold: float) -> torch.Tensor:
-        """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
-        if self._null is None or self._null[0] != threshold:
-            check_moment(self.stored, self.name)
-            # values (d_ff,), vectors (d_ff, d_ff), one a column
-            values, vectors = torch.linalg.eigh(self.stored.double())
-            self._null = threshold, vectors[:, values < threshold].contiguous()
-            self.forget_moment()
-        return self._null[1]
-
-    def lower_in(self, dtype: torch.dtype) -> torch.Tensor:
-        """L (d_ff, d_ff), lower, with L Lᵀ = E[k kᵀ], computed in ``dtype`` and kept.
-
-        Raises:
-            NumericalError: the moment is singular or not finite.
-        """
-        if dtype not in self._lower:
-            self._lower[dtype] = self._read() if self._on_disk(dtype) else self._make(dtype)
-            if dtype is torch.float64:
-                self.forget_moment()
-        return self._lower[dtype]
-
-    def forget(self, dtype: torch.dtype) -> None:
-        """Drop the factor of one type."""
-        self._lower.pop(dtype, None)
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory that ``drop`` would free."""
-        kept = list(self._lower.values())
-        if self._load is not None and self._moment is not None:
-            kept.append(self._moment)
-        if self._null is not None:
-            kept.append(self._null[1])
-        return sum(map(_bytes, kept))
-
-    def drop(self) -> None:
-        """Free what can be loaded or made again."""
-        self._lower.clear()
-        self._null = None
-        self.forget_moment()
-
-    def forget_moment(self) -> None:
-        """Drop the moment itself where it can be loaded again."""
-        if self._load is not None:
-            self._moment = None
-
-    def _on_disk(self, dtype: torch.dtype) -> bool:
-        return dtype is torch.float64 and self._path is not None and self._path.exists()
-
-    def _read(self) -> torch.Tensor:
-        """The factor in the file; a file that cannot be read is made again."""
-        assert self._path is not None
-        with suppress(SafetensorError, OSError, KeyError, JeepError):
-            # kept as Lᵀ by rows, so that L is laid out by columns, as the factorisation leaves it
-            return load_whole(self._path)["upper"].mT
-        self._path.unlink(missing_ok=True)
-        return self._make(torch.float64)
-
-    def _make(self, dtype: torch.dtype) -> torch.Tensor:
-        lower = cholesky(self.stored.to(dtype), self.name)  # (d_ff, d_ff)
-        large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
-        if self._path is not None and large and dtype is torch.float64:
-            save_whole(self._path, {"upper": lower.mT.contiguous()})
-        return lower
 
 
 class MomentFactor:
@@ -251,8 +151,8 @@ class MomentFactor:
     @property
     def solved_bytes(self) -> int:
         """Memory in solved columns, and in what was made of kept keys."""
-        size = 0 if self._solved is None else _bytes(self._solved[2])
-        size += 0 if self._summed is None else _bytes(self._summed[0].moment)
+        size = 0 if self._solved is None else bytes_of(self._solved[2])
+        size += 0 if self._summed is None else bytes_of(self._summed[0].moment)
         return size + sum(made[1].held_bytes for made in (self._summed, self._inside) if made)
 
     @property
@@ -387,10 +287,6 @@ class FactorCache:
     def held_bytes(self) -> int:
         """Memory in factors that can be dropped."""
         return sum(factor.held_bytes for factor in self.factors())
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _digests(rows: torch.Tensor) -> list[bytes]:

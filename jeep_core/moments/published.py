@@ -26,6 +26,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.source import import_command, imported_path
 from jeep_core.spec.matrices import GradientOf, Measured
 from jeep_core.storage.files import read_record, save_whole
+from jeep_core.storage.looking import present
 from jeep_core.text.counting import counted
 
 SYMMETRIC = 1e-3
@@ -56,14 +57,14 @@ class Imported:
             JeepError: it was not imported.
         """
         path = self.path(base, layer)
-        if not path.exists():
+        if not present(path):
             raise not_imported(self.name, layer)
         try:
             record = read_record(path)
             if not isinstance(record["sha256"], str):
                 raise ValueError("its header names no file")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if is_passing(error):
+            if isinstance(error, PermissionError) or is_passing(error):
                 raise
             raise JeepError(
                 f"{path} is damaged ({error}): remove it, then "
@@ -88,7 +89,7 @@ class Imported:
         data = _read(file)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         path = self.path(base, layer)
-        if path.exists():
+        if present(path):
             known = self.provenance(base, layer)
             if known["sha256"] == sha256:
                 return known

@@ -18,6 +18,7 @@ from jeep_core import atlas
 from jeep_core.models.loading import LoadedModel
 from jeep_core.spec.matrices import Measured
 from jeep_core.storage.files import load_whole, read_record, save_whole
+from jeep_core.storage.looking import present
 
 
 def shipped_file(
@@ -26,7 +27,7 @@ def shipped_file(
     """The shipped moment of a layer that was taken over this text in float32, if there is one."""
     folder = atlas.MODELS.get(base.name)
     path = folder and folder / "moments" / f"layer-{layer}.safetensors"
-    if path is None or base.dtype is not torch.float32 or not path.exists():
+    if path is None or base.dtype is not torch.float32 or not present(path):
         return None
     made_for = {"model": base.model_hash, "corpus": corpus_sha256, "samples": samples}
     record = _record(path)

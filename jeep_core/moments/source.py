@@ -16,6 +16,7 @@ from jeep_core import atlas
 from jeep_core.errors import MissingMoments
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.spec.matrices import GradientOf, Measured, in_order
+from jeep_core.storage.looking import listed, present
 
 DEFAULT_CORPUS = Path(__file__).parent / "data" / "english.txt"
 """The English text that ships for models without one of their own; ``english.md`` says whence."""
@@ -94,14 +95,14 @@ class MomentSource:
             return []
         wanted = sorted(set(layers), key=in_order)
         paths = {p: imported_path(self.folder, self.imported, self.model_hash, p) for p in wanted}
-        return [place for place, path in paths.items() if not path.exists()]
+        return [place for place, path in paths.items() if not present(path)]
 
     def imported_files(self) -> list[Path]:
         """The files of all matrices that were imported for this model."""
         if self.imported is None:
             return []
         one = imported_path(self.folder, self.imported, self.model_hash, 0)
-        return sorted(one.parent.glob(one.name.replace("-0.", "-*.")))
+        return listed(one.parent, one.name.replace("-0.", "-*."))
 
     def check(self, editor: str, hparams: EditorHParams) -> None:
         """Refuse an edit whose second moments cannot be had.

@@ -16,7 +16,13 @@ from typing import Any
 
 from jeep_core import atlas
 from jeep_core.editors import create
-from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams, JeepError
+from jeep_core.errors import (
+    FieldProblem,
+    InvalidFacts,
+    InvalidHParams,
+    JeepError,
+    is_out_of_memory,
+)
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.giving_way import giving_way
@@ -77,7 +83,8 @@ def anchor_for(
     """The anchor that these hyper-parameters ask for; None if they ask for none.
 
     Its ``norm`` is ρ times the factor that they give.  ``prefixes`` are those of the edit.
-    ``folder``: where ρ is kept; a damaged file is measured again.  ``memory``: bound on the bytes
+    ``folder``: where ρ is kept; it is measured again where its file is damaged, and also where that
+    cannot be read now, which then stays.  ``memory``: bound on the bytes
     of value optimisation.
 
     Raises:
@@ -96,11 +103,11 @@ def anchor_for(
     asked: Contexts = "chat" if contexts_of(hparams) == "chat" and base.chat else "plain"
     key = _key(base, objective, prefixes, asked)
     path = None if folder is None else folder / f"anchor-{key}.json"
-    found = None if path is None else _kept(path)
+    found, keep = (None, False) if path is None else _kept(path)
     if found is None:
         facts = _sample(base, prefixes, asked)
         found = _measured(base, objective, facts, memory, executor, monitor)
-        if path is not None:
+        if path is not None and keep:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, sealed(json_text(asdict(found), "the anchor").encode()))
     return replace(found, norm=found.norm * float(hparams.norm_anchor))
@@ -113,15 +120,22 @@ def _key(
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _kept(path: Path) -> Anchor | None:
+def _kept(path: Path) -> tuple[Anchor | None, bool]:
+    """The kept anchor, if it can be read, and else whether it may be written there.
+
+    Raises:
+        OSError: memory was not enough.
+    """
     try:
         record: dict[str, Any] = json.loads(unsealed(path.read_bytes()))
-        return Anchor(**record)
+        return Anchor(**record), True
     except FileNotFoundError:
-        return None
+        return None, True
     except (OSError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         log.warning("%s cannot be used (%s): the norm is measured again", path, error)
-        return None
+        return None, not isinstance(error, OSError)
 
 
 def _measured(

@@ -27,27 +27,12 @@ region can carry an edit alone; where other tokens carry much of the answer, it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
-from jeep_core.errors import JeepError
 from jeep_core.probe.bands import Band, band
-from jeep_core.probe.defaults.from_record import HIGH_START, LOW_END
+from jeep_core.probe.defaults.rule import carrying_layers, layers_of, subject_share
 from jeep_core.probe.patching import Patched
 from jeep_core.probe.readings import ANSWERS, Readings
-from jeep_core.text.counting import counted
-
-CARRYING = 0.8
-LOW_SHARE = 1 / 5
-HIGH_SHARE = 1 / 12
-LEAST_EFFECT = 0.01
-"""Largest effect of an exchange below which nothing is decided at the subject's last token."""
-
-
-class NoProposal(JeepError):
-    """The evidence does not say where to edit; the message says what is missing."""
-
-    code = "no_proposal"
 
 
 @dataclass(frozen=True)
@@ -95,63 +80,20 @@ def propose(readings: Readings, exchanged: Patched, parallel: bool) -> Proposal:
         NoProposal: the model has too few layers, or the subject's state decides nothing.
     """
     effect = band(exchanged.effect)
-    carrying = carrying_layers(effect.mean)
     promotion = {a: readings.added("probability", a, "prediction", "mlp") for a in ANSWERS}
-    contrast = promotion["original"] - promotion["target"]
-    low = low_region(carrying[-1], readings.n_layers, parallel)
-    high = high_region(contrast.mean(dim=0).tolist(), low[-1])
+    # by the figures that are kept, as a later rule has no others
+    contrast = band(promotion["original"] - promotion["target"])
+    low, high = layers_of(effect.mean, contrast.mean, parallel)
     enrichment = {a: -readings.added("rank", a, "subject_last", "mlp") for a in ANSWERS}
     return Proposal(
         low,
         high,
-        min(1.0, max(effect.mean) / float(exchanged.own_before.mean())),
+        subject_share(effect.mean, float(exchanged.own_before.mean())),
         effect,
-        carrying,
+        carrying_layers(effect.mean),
         band(promotion["original"]),
         band(promotion["target"]),
-        band(contrast),
+        contrast,
         band(enrichment["original"]),
         band(enrichment["target"]),
     )
-
-
-def carrying_layers(effect: list[float]) -> list[int]:
-    """Blocks whose exchanged state has at least 80 % of the largest effect.
-
-    Raises:
-        NoProposal: no block has an effect of at least one percentage point.
-    """
-    peak = max(effect)
-    if peak < LEAST_EFFECT:
-        raise NoProposal(
-            "no layers to propose: exchanging the state at the subject's last token changes the "
-            f"original answer's probability by {100 * peak:.2f} points at most"
-        )
-    return [layer for layer, value in enumerate(effect) if value >= CARRYING * peak]
-
-
-def low_region(last: int, n_layers: int, parallel: bool) -> list[int]:
-    """A fifth of the layers up to ``last``, with room for a high region above.
-
-    Raises:
-        NoProposal: the model has too few layers.
-    """
-    first = 1 if parallel else 0
-    last = max(first, min(last, int(n_layers * LOW_END), n_layers - 3))
-    if last > n_layers - 3:
-        raise NoProposal(f"a model of {counted(n_layers, 'layer')} has no room for two regions")
-    return list(range(max(first, last + 1 - _length(n_layers, LOW_SHARE)), last + 1))
-
-
-def high_region(contrast: list[float], low_last: int) -> list[int]:
-    """The window above the low region with the largest sum of ``contrast`` (L)."""
-    n_layers = len(contrast)
-    length = min(_length(n_layers, HIGH_SHARE), n_layers - 2 - low_last)
-    starts = range(low_last + 1, n_layers - length)
-    best = max(starts, key=lambda start: sum(contrast[start : start + length]))
-    best = min(best, max(low_last + 1, ceil(n_layers * HIGH_START)))
-    return list(range(best, best + length))
-
-
-def _length(n_layers: int, share: float) -> int:
-    return max(1, round(n_layers * share))

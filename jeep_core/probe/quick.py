@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
+from jeep_core.probe.defaults.rule import NoProposal
 from jeep_core.probe.patching import Patched, answered, donors, exchange
 from jeep_core.probe.prompts import Prompt
-from jeep_core.probe.proposal import NoProposal, propose
+from jeep_core.probe.proposal import propose
 from jeep_core.probe.readings import Readings, read
 
 MOST_PROMPTS = 64

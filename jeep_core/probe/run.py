@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,26 @@ from jeep_core.executors.work import Executor
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
-from jeep_core.probe.auto import suggest
 from jeep_core.probe.bands import band
+from jeep_core.probe.defaults.rule import (
+    NO_PAIRS,
+    RULE,
+    Evidence,
+    NoProposal,
+    Scale,
+    hyper_parameters,
+)
 from jeep_core.probe.patching import Patched, exchange, pairs, restoration
-from jeep_core.probe.prompts import Prompt, Prompts, prepare
-from jeep_core.probe.proposal import NoProposal, Proposal, propose
+from jeep_core.probe.prompts import Prompts, prepare
+from jeep_core.probe.proposal import Proposal, propose
 from jeep_core.probe.quick import MOST_PROMPTS, quick_evidence
 from jeep_core.probe.readings import Readings, read
+from jeep_core.probe.scale import measure
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, WordSets, word_sets
 from jeep_core.spec.facts import Fact
 from jeep_core.text.counting import counted
 
-FORMAT = 1
+FORMAT = 2
 PROMPTS = 256
 LEAST_PROMPTS = 8
 UNREAD = ("enrichment_original", "enrichment_target")
@@ -50,7 +58,8 @@ class Related:
 class Probe:
     """The findings.  ``proposal`` and ``hparams`` are None if ``why_not`` says why.
 
-    A quick probe has nothing restored, no word sets, and of the readings only what promotes.
+    ``scale``: what hyper-parameters go by beside the curves.  A quick probe has nothing restored,
+    no word sets, and of the readings only what promotes.
     """
 
     prompts: Prompts
@@ -58,6 +67,7 @@ class Probe:
     readings: Readings
     exchanged: Patched | None
     restored: Patched | None
+    scale: Scale
     sets: WordSets | None = None
     proposal: Proposal | None = None
     hparams: dict[str, Any] | None = None
@@ -88,6 +98,8 @@ class Probe:
                 for name, patched in patching.items()
             },
             "word_sets": self._words(),
+            "measured": asdict(self.scale),
+            "rule": RULE,
             "proposal": self._proposal(),
             "hparams": self.hparams,
             "why_no_proposal": self.why_not,
@@ -170,7 +182,8 @@ def probe(
             drawn_pairs = pairs(view, some, seed)
             exchanged = exchange(view, drawn_pairs, monitor, executor) if drawn_pairs else None
             restored = restoration(view, some, monitor, seed, executor)
-        proposal, hparams, why_not = _proposed(view, some, readings, exchanged)
+        scale = measure(view, some)
+        proposal, hparams, why_not = _proposed(readings, exchanged, scale)
     origin = {
         "model": view.base.name,
         "model_hash": view.base.model_hash,
@@ -180,7 +193,7 @@ def probe(
     }
     return Probe(
         replace(prompts, prompts=some), sum(prompt.assumed for prompt in some),
-        readings, exchanged, restored, sets, proposal, hparams, why_not, origin, quick,
+        readings, exchanged, restored, scale, sets, proposal, hparams, why_not, origin, quick,
     )  # fmt: skip
 
 
@@ -203,14 +216,16 @@ def _rms(weight: torch.Tensor) -> float:
 
 
 def _proposed(
-    view: ModelView, prompts: Sequence[Prompt], readings: Readings, exchanged: Patched | None
+    readings: Readings, exchanged: Patched | None, scale: Scale
 ) -> tuple[Proposal | None, dict[str, Any] | None, str | None]:
     """A proposal and its hyper-parameters, or the reason why there are none."""
     try:
         if exchanged is None:
-            raise NoProposal("no layers to propose: no two prompts have different answers")
-        proposal = propose(readings, exchanged, view.base.family.is_parallel(view.model))
-        return proposal, suggest(view, prompts, proposal), None
+            raise NoProposal(NO_PAIRS)
+        found = propose(readings, exchanged, scale.parallel)
+        before = float(exchanged.own_before.mean())
+        evidence = Evidence(found.effect.mean, before, found.contrast.mean, scale)
+        return found, hyper_parameters(evidence), None
     except NoProposal as reason:
         return None, None, str(reason)
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from jeep_core.errors import JeepError
 from jeep_core.spec.finite import json_text
+from jeep_core.storage.looking import listed
 from jeep_core.storage.reading import reader
 
 ABANDONED_S = 3600.0
@@ -31,7 +32,7 @@ def save_whole(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # only old ones: another process may be writing now
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    for left in listed(path.parent, f".{glob.escape(path.name)}.*.partial"):
         if time.time() - left.stat().st_mtime > ABANDONED_S:
             left.unlink(missing_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -25,6 +25,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.storage.files import load_whole, read_record, save_whole
+from jeep_core.storage.looking import listed
 from jeep_core.values.objective import FactTokens, Objective, Values
 from jeep_core.values.optimiser import optimise
 
@@ -162,7 +163,7 @@ def _write(folder: Path, tensors: OfFact, digests: Sequence[str]) -> None:
 
 def _read(folder: Path, wanted: set[str], known: dict[str, OfFact]) -> None:
     """Add the values of ``wanted`` that the folder has; a file that cannot be read is ignored."""
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in listed(folder, "*.safetensors"):
         if not wanted:
             return
         try:

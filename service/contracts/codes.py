@@ -72,6 +72,7 @@ STATUS: Mapping[str, int] = {
     "failed": 500,
     "internal_error": 500,
     "numerical_error": 500,
+    "permission_denied": 500,
     "store_error": 500,
     "answer_broken_off": 503,
     "no_head": 503,

@@ -32,6 +32,8 @@ from service.store.errors import (
     WrongFormat,
     WrongModel,
     WrongRelease,
+    denial,
+    is_denied,
     is_disk_full,
 )
 from service.store.journal import Claim
@@ -68,6 +70,8 @@ __all__ = [
     "WrongFormat",
     "WrongModel",
     "WrongRelease",
+    "denial",
+    "is_denied",
     "is_disk_full",
     "safetensors_header",
     "without_keys",

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from jeep_core.storage.looking import listed
 from service.contracts.jobs import new_id, now
 from service.contracts.schemas.access import ApiKey, Scope
 from service.store.errors import CorruptFile, KeyNameTaken, UnknownKey
@@ -59,7 +60,7 @@ class ApiKeys:
 
     def all(self) -> list[ApiKey]:
         """All keys, revoked ones too, oldest first; unreadable files are logged and left out."""
-        found = (self._readable_key(path) for path in sorted((self._root / "keys").glob("*.json")))
+        found = (self._readable_key(path) for path in listed(self._root / "keys", "*.json"))
         return [key for key in found if key is not None]
 
     def revoke(self, ref: str) -> ApiKey:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from jeep_core.storage.looking import present
 from jeep_core.storage.records import sealed, unsealed
 from service.contracts.schemas.access import AuditEntry
 from service.store.files import fsync_folder, locked, private
@@ -27,7 +28,7 @@ class AuditLog:
         """Append a line durably.  An earlier line cut off by a crash is ended first."""
         line = sealed(entry.model_dump_json(exclude_none=True).encode()) + b"\n"
         with locked(self._root / "locks" / "audit"):
-            fresh = not self._path.exists()
+            fresh = not present(self._path)
             with open(self._path, "a+b", buffering=0, opener=private) as file:
                 if not _ends_whole(file):
                     line = b"\n" + line

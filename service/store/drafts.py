@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from jeep_core.storage.looking import listed
 from service.contracts.schemas import Manifest
 from service.store.errors import CorruptFile
 from service.store.files import encode, inside, read, replace
@@ -41,7 +42,7 @@ class Drafts:
     def of_job(self, job_id: str) -> list[Manifest]:
         """The drafts of a job so far, in no order; unreadable ones are left out."""
         found = []
-        for path in self._draft_folder(job_id).glob("v*.json"):
+        for path in listed(self._draft_folder(job_id), "v*.json"):
             try:
                 draft = read(path, Manifest)
             except CorruptFile as error:

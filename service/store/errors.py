@@ -25,8 +25,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 from jeep_core.errors import Coded
 from jeep_core.spec.naming import did_you_mean
@@ -35,6 +37,40 @@ log = logging.getLogger(__name__)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
+
+
+_WRONG_MOUNT = errno.EROFS
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether a file may not be read or written by the user of this process, now or later."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return False
+    return isinstance(error, PermissionError) or error.errno == _WRONG_MOUNT
+
+
+def denial(error: BaseException, root: Path | None = None) -> str:
+    """The sentence about an error that `is_denied`: which file of the store at ``root``, to whom
+    it is denied, and what to do.  Of a file elsewhere, or without ``root``, it has the name alone.
+    """
+    assert isinstance(error, OSError)
+    path = Path(os.fsdecode(error.filename)).absolute()
+    inside = root is not None and path.is_relative_to(root.absolute())
+    what = path.name
+    if root is not None and inside:
+        name = path.relative_to(root.absolute()).as_posix()
+        what = "the folder of the store" if name == "." else f"{name} of the store"
+    if error.errno == _WRONG_MOUNT:
+        return f"{what} cannot be written: its disk is mounted read-only, mount it for writing"
+    user, group = os.geteuid(), os.getegid()
+    advice = (
+        "it must be able to read and write every file of the store and to enter every folder: "
+        f"as root, chown -R {user}:{group} the store (JEEP_STORE), or run the service as its owner"
+        if inside
+        else "give it the right to read it"
+    )
+    reason = error.strerror or "Permission denied"
+    return f"{what}: {reason} for the service's user (uid {user}, gid {group}); {advice}"
 
 
 def is_disk_full(error: BaseException | None) -> bool:

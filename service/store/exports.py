@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jeep_core.exports.folders import PARTIAL, remove_partials
+from jeep_core.storage.looking import is_folder
 from service.store.errors import StoreError
 from service.store.files import fsync_folder, inside, locked
 
@@ -46,7 +47,7 @@ class Exports:
 
     def is_there(self, job_id: str) -> bool:
         """Whether an export is complete and has not been removed."""
-        return self.path(job_id).is_dir()
+        return is_folder(self.path(job_id))
 
     def all(self) -> list[str]:
         """The jobs whose exports are there, newest first."""
@@ -72,13 +73,13 @@ class Exports:
         mark = self._mark(job_id, user)
         with locked(self._lock):
             mark.unlink(missing_ok=True)
-            if mark.parent.is_dir() and not any(mark.parent.iterdir()):
+            if is_folder(mark.parent) and not any(mark.parent.iterdir()):
                 mark.parent.rmdir()
 
     def kept_by(self, job_id: str) -> list[str]:
         """Who uses an export where it is."""
         folder = self.path(job_id + KEPT)
-        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        return sorted(p.name for p in folder.iterdir()) if is_folder(folder) else []
 
     def remove(self, job_id: str) -> bool:
         """Remove an export; False if it was not there.
@@ -120,7 +121,7 @@ class Exports:
 
     def _removed(self, job_id: str) -> bool:
         path = self.path(job_id)
-        if not path.is_dir():
+        if not is_folder(path):
             return False
         # out of sight at once, so that nobody finds a part of it
         gone = path.with_name(path.name + PARTIAL)
@@ -131,7 +132,7 @@ class Exports:
         return True
 
     def _folders(self) -> list[Path]:
-        return [path for path in self._folder.iterdir() if path.is_dir()]
+        return [path for path in self._folder.iterdir() if is_folder(path)]
 
     def _mark(self, job_id: str, user: str) -> Path:
         if not _USER.fullmatch(user):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jeep_core.storage.looking import present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import now
 from service.contracts.schemas.versions import Head, Move
@@ -95,7 +96,7 @@ class HeadPointer:
     def _is_new(self) -> bool:
         """Whether head has never been written, so that no edit has been made either."""
         files = (self._root / name for name in ("head.json", "reflog.jsonl"))
-        return not any(path.exists() for path in files) and self._versions.newest_number() == 0
+        return not any(present(path) for path in files) and self._versions.newest_number() == 0
 
     def _head_of_reflog(self, error: CorruptFile) -> Head:
         """Head by the reflog's last line; ``error`` if that is damaged, too, or there is none.
@@ -185,11 +186,12 @@ class HeadPointer:
             return None
         return found
 
-    def committed(self) -> set[str]:
+    def committed(self, *, as_far_as_read: bool = False) -> set[str]:
         """The versions that are or were head, and all versions that these are built on.
 
         Unreadable lines of the reflog are skipped: the versions they name keep their tensors.
-        Of a damaged version it is not known what it was built on.
+        Of a damaged version it is not known what it was built on; nor, ``as_far_as_read``, of one
+        whose file cannot be read now, which is an error else.
         """
         found: set[str] = set()
         moves = [_parsed(line) for line in self._lines()]
@@ -199,11 +201,14 @@ class HeadPointer:
             version: str | None = tip
             while version is not None and version not in found:
                 found.add(version)
-                version = self._parent(version)
+                version = self._parent(version, as_far_as_read)
         return found
 
-    def _parent(self, version: str) -> str | None:
+    def _parent(self, version: str, as_far_as_read: bool) -> str | None:
         """The parent of a version; None for the base and damaged ones."""
+        if as_far_as_read:
+            shown = self._versions.read_to_show(version)
+            return None if shown is None else shown.parent
         if not self._versions.is_readable(version):
             return None
         return self._versions.read(version).parent

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from jeep_core.storage.looking import listed, present
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus, now
 from service.store.errors import ClaimLost, CorruptFile, JobExists, KeyReused, UnknownJob
 from service.store.files import create, encode, fsync_folder, locked, read, replace
@@ -52,12 +53,12 @@ def make_folder(root: Path) -> None:
     They kept them among the records.  The folder appears with all of them in it, or not at all.
     """
     jobs = root / "jobs"
-    if (jobs / OPEN).exists():
+    if present(jobs / OPEN):
         return
     with locked(root / "locks" / "jobs"):
-        if (jobs / OPEN).exists():
+        if present(jobs / OPEN):
             return
-        former = sorted(jobs.glob(f"*{_MARK}"))
+        former = listed(jobs, f"*{_MARK}")
         aside = jobs / f".{OPEN}"
         aside.mkdir(exist_ok=True)
         for mark in former:
@@ -97,14 +98,14 @@ class Journal:
         except FileExistsError:
             raise JobExists(f"{job.id} is already journaled") from None
         except OSError:
-            if not self._job_path(job.id, "json").exists():
+            if not present(self._job_path(job.id, "json")):
                 self._open_mark(job.id).unlink(missing_ok=True)
             raise
         self._index.keep(job)
 
     def save(self, job: Job) -> None:
         """Replace the record of a job; a finished one leaves the list of open jobs."""
-        if not self._job_path(job.id, "json").exists():
+        if not present(self._job_path(job.id, "json")):
             raise UnknownJob(job.id)
         replace(self._job_path(job.id, "json"), encode(job))
         if job.status in TERMINAL:
@@ -174,7 +175,7 @@ class Journal:
                 yield job_id
                 last = job_id
         except NoIndex:
-            names = (path.stem for path in (self._root / "jobs").glob("*.json"))
+            names = (path.stem for path in listed(self._root / "jobs", "*.json"))
             yield from sorted((n for n in names if last is None or n < last), reverse=True)
 
     def unfinished(self) -> list[Job]:
@@ -197,7 +198,7 @@ class Journal:
         It may go on for a while after this store was opened by a worker of this release, and what
         it accepts must not be overlooked where the worker ends before the job does.
         """
-        for former in (self._root / "jobs").glob(f"*{_MARK}"):
+        for former in listed(self._root / "jobs", f"*{_MARK}"):
             job = self._readable(former.stem)
             if job is not None and job.status not in TERMINAL:
                 self._mark(self._open_mark(job.id))
@@ -227,7 +228,7 @@ class Journal:
 
     def cancel_requested(self, job_id: str) -> bool:
         """Whether this unfinished job is to be cancelled."""
-        return self._job_path(job_id, "cancel").exists()
+        return present(self._job_path(job_id, "cancel"))
 
     def claim_key(self, key: str, body_hash: str, job_id: str) -> Claim:
         """Tie an idempotency key to a job, or find the job it is tied to.
@@ -245,7 +246,7 @@ class Journal:
                 return Claim(job_id, fresh=True)
         if earlier.body_hash != body_hash:
             raise KeyReused(earlier.job_id)
-        journaled = self._job_path(earlier.job_id, "json").exists()
+        journaled = present(self._job_path(earlier.job_id, "json"))
         return Claim(earlier.job_id, fresh=not journaled)
 
     def release_key(self, key: str, job_id: str) -> None:
@@ -253,7 +254,7 @@ class Journal:
         path = self._root / "idempotency" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
         with locked(self._root / "locks" / "idempotency"):
             claimed = read(path, _Key)
-            journaled = self._job_path(job_id, "json").exists()
+            journaled = present(self._job_path(job_id, "json"))
             if claimed is not None and claimed.job_id == job_id and not journaled:
                 path.unlink()
 
@@ -265,7 +266,7 @@ class Journal:
         """Remove expired idempotency keys; return their number."""
         count = 0
         with locked(self._root / "locks" / "idempotency"):
-            for path in (self._root / "idempotency").glob("*.json"):
+            for path in listed(self._root / "idempotency", "*.json"):
                 try:
                     key = read(path, _Key)
                 except CorruptFile as error:
@@ -282,8 +283,8 @@ class Journal:
     def _forget_marks(self) -> int:
         """Remove the marks of jobs that ended meanwhile; return their number."""
         folder = self._root / "jobs"
-        marks = [*folder.glob("*.cancel"), *folder.glob("*.claim")]
-        stale = [mark for mark in marks if not self._open_mark(mark.stem).exists()]
+        marks = [*listed(folder, "*.cancel"), *listed(folder, "*.claim")]
+        stale = [mark for mark in marks if not present(self._open_mark(mark.stem))]
         for mark in stale:
             mark.unlink(missing_ok=True)
         return len(stale)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from jeep_core.storage.looking import is_folder, listed
 from service.store.errors import CorruptFile
 from service.store.files import TEMPORARY, difference, encode, inside, read, replace, sha256_of
 
@@ -45,8 +46,8 @@ class Reports:
     def seal(self, job_id: str) -> None:
         """Record the hashes of a complete report; does nothing if the job has none."""
         folder = self._report(job_id)
-        if folder.is_dir():
-            for left in folder.glob(f".*{TEMPORARY}"):  # left by an attempt that was killed
+        if is_folder(folder):
+            for left in listed(folder, f".*{TEMPORARY}"):  # left by an attempt that was killed
                 left.unlink()
             names = sorted(path.name for path in folder.iterdir() if path.name != HASHES)
             found = {name: sha256_of(folder / name) for name in names}

@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from ulid import ULID
 
+from jeep_core.storage.looking import is_folder, listed, present
 from service.contracts.schemas import Manifest
 from service.store.api_keys import ApiKeys
 from service.store.audit import AuditLog
@@ -147,7 +148,7 @@ class Store:
         root = Path(path).absolute()
         if following:
             return cls._followed(root)
-        if root.exists() and not root.is_dir():
+        if present(root) and not is_folder(root):
             raise NotAStore(f"{root} is a file, not a directory")
         root.mkdir(parents=True, exist_ok=True)
         found = read(root / "format.json", StoreFormat)
@@ -161,12 +162,15 @@ class Store:
         for name in FOLDERS:
             (root / name).mkdir(mode=0o700 if name == "keys" else 0o777, exist_ok=True)
         make_folder(root)
-        make_private(root / "audit.jsonl", *(root / "keys").glob("*.json"))  # of older releases
+        with suppress(OSError):  # as `make_private` itself
+            make_private(
+                root / "audit.jsonl", *listed(root / "keys", "*.json")
+            )  # of older releases
         Artefacts(root).folder.mkdir(exist_ok=True)  # servers are started with it
         if found is None:
             replace(root / "format.json", encode(StoreFormat(format=FORMAT)))
         with suppress(FileExistsError):
-            if not (root / "id.json").exists():
+            if not present(root / "id.json"):
                 create(root / "id.json", encode(StoreIdentity(id=str(ULID()))))
         return cls(root, idempotency_hours)
 
@@ -280,7 +284,7 @@ def is_another(store: Store) -> str | None:
         check_identity(store)
     except StoreReplaced as error:
         # a restore writes it last
-        return str(error) if (store.root / "format.json").exists() else None
+        return str(error) if present(store.root / "format.json") else None
     except (StoreError, OSError):
         return None
     return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from jeep_core.storage.looking import listed
 from service.contracts.schemas.evaluation import SuiteInfo
 from service.store.errors import CorruptFile, StoreError
 from service.store.files import TEMPORARY, create, difference, encode, fsync_folder, locked, read
@@ -130,7 +131,7 @@ class Suites:
     def all(self) -> list[SuiteInfo]:
         """The records of all suites, by name; those that cannot be read are logged and left out."""
         found = []
-        for path in sorted(self._folder.glob("*.json")):
+        for path in listed(self._folder, "*.json"):
             try:
                 found.append(self._info(path.stem))
             except CorruptFile as error:

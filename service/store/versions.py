@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from jeep_core.storage.looking import listed, present
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest, TensorRef
 from service.store.errors import (
@@ -22,7 +24,7 @@ from service.store.errors import (
     VersionExists,
     WrongModel,
 )
-from service.store.files import encode, fsync_folder, locked, read, replace, write_new
+from service.store.files import OF_ONE_FILE, encode, fsync_folder, locked, read, replace, write_new
 from service.store.tensors import Tensors
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,17 @@ class Thin(BaseModel):
         return [ref for one in self.ties.values() for ref in (one.indices, one.values)]
 
 
+@dataclass(frozen=True)
+class Lost:
+    """The reason why a list has nothing of a manifest.
+
+    ``for_now``: it cannot be read now, which says nothing of what is in it.
+    """
+
+    what: str
+    for_now: bool = False
+
+
 class Versions:
     """The versions of a store (``store.versions``).
 
@@ -90,7 +103,7 @@ class Versions:
     def set_aside(self) -> list[str]:
         """Ids of damaged versions that were moved aside by a repair."""
         folder = self._root / SET_ASIDE
-        return _version_names(folder) if folder.exists() else []
+        return _version_names(folder) if present(folder) else []
 
     def new_id(self) -> str:
         """A new id ``vN``, never issued twice: the counter is durable before the id is used."""
@@ -129,7 +142,7 @@ class Versions:
                 self._given = max(self._given, int(manifest.id[1:]))
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
-            if target.exists():
+            if present(target):
                 raise VersionExists(f"{manifest.id} is already written") from None
             raise error
         fsync_folder(target.parent)
@@ -175,7 +188,7 @@ class Versions:
         path = self._root / "versions" / version_id / "manifest.json"
         manifest = read(path, Manifest)
         if manifest is None:
-            if path.parent.exists():  # a version becomes visible with its manifest in it
+            if present(path.parent):  # a version becomes visible with its manifest in it
                 raise CorruptFile(f"{path} is missing")
             raise UnknownVersion(version_id)
         if manifest.id != version_id:
@@ -183,26 +196,46 @@ class Versions:
         return manifest
 
     def all(self) -> list[Manifest]:
-        """All versions, newest first; damaged ones are left out, and logged once."""
-        return self._sorted_out()[0]
+        """All versions, newest first; damaged ones are left out, and logged once.
+
+        Raises:
+            OSError: one cannot be read now.  Who removes what no version needs must know of it;
+                who only shows versions takes `sorted_out`.
+        """
+        return self._sorted_out(strict=True)[0]
 
     def damaged(self) -> dict[str, str]:
-        """Versions whose manifest cannot be read, newest first: id → error."""
-        return self._sorted_out()[1]
+        """Versions whose manifest is damaged, newest first: id → error; raises as `all`."""
+        return {version: lost.what for version, lost in self._sorted_out(strict=True)[1].items()}
 
-    def _sorted_out(self) -> tuple[list[Manifest], dict[str, str]]:
+    def sorted_out(self) -> tuple[list[Manifest], dict[str, Lost]]:
+        """All versions, newest first, and those that are damaged or cannot be read now.
+
+        For lists: one file that a disk cannot read, or that may not be read, keeps no other
+        version from being shown.
+
+        Raises:
+            OSError: file descriptors, memory or the whole disk are not there now.
+        """
+        return self._sorted_out(strict=False)
+
+    def _sorted_out(self, *, strict: bool) -> tuple[list[Manifest], dict[str, Lost]]:
         whole: list[Manifest] = []
-        damaged: dict[str, str] = {}
+        lost: dict[str, Lost] = {}
         for number in sorted(self.numbers(), reverse=True):
             try:
                 whole.append(self.read(f"v{number}"))
             except CorruptFile as error:
-                damaged[f"v{number}"] = str(error)
+                lost[f"v{number}"] = Lost(str(error))
+                self._errors.once(f"v{number} is damaged and passed over: {error}")
             except UnknownVersion:
                 continue  # it was moved aside since it was listed
-        for version, what in damaged.items():
-            self._errors.once(f"{version} is damaged and passed over: {what}")
-        return whole, damaged
+            except OSError as error:
+                if strict:
+                    raise
+                lost[f"v{number}"] = of_one_file(error)
+                self._errors.once(f"v{number} cannot be read now and is passed over: {error}")
+        return whole, lost
 
     def is_readable(self, version_id: str) -> bool:
         """Whether this is a version with a manifest that can be read."""
@@ -211,6 +244,29 @@ class Versions:
         except (CorruptFile, UnknownVersion):
             return False
         return True
+
+    def read_to_show(self, version_id: str) -> Manifest | None:
+        """As `read`, for lists: None if it is damaged, gone, or cannot be read now."""
+        try:
+            return self.read(version_id)
+        except (CorruptFile, UnknownVersion):
+            return None
+        except OSError as error:
+            if error.errno in OF_ONE_FILE:
+                return None
+            raise
+
+    def lost(self, version_id: str) -> Lost | None:
+        """The reason why a version cannot be shown by its file; None if it can be, or is gone."""
+        try:
+            self.parsed(version_id)
+        except CorruptFile as error:
+            return Lost(str(error))
+        except OSError as error:
+            return of_one_file(error)
+        except UnknownVersion:
+            return None
+        return None
 
     def of_job(self, job_id: str) -> Manifest | None:
         """The newest version that a job has written; damaged ones are skipped."""
@@ -243,7 +299,7 @@ class Versions:
 
     def missing(self, manifest: Manifest) -> list[TensorRef]:
         """The tensors of a version that have no file."""
-        return [ref for ref in manifest.tensors if not self._tensors.path(ref.sha256).exists()]
+        return [ref for ref in manifest.tensors if not present(self._tensors.path(ref.sha256))]
 
     def want(self, version_id: str) -> bool:
         """Keep a version's tensors for an hour; False if some have been dropped already.
@@ -258,14 +314,14 @@ class Versions:
     def wanted(self) -> set[str]:
         """The versions that were asked for in the last hour."""
         oldest = time.time() - WANTED_S
-        marks = (self._root / "locks").glob(f"{_WANTED}*")
+        marks = listed(self._root / "locks", f"{_WANTED}*")
         return {m.name.removeprefix(_WANTED) for m in marks if m.stat().st_mtime > oldest}
 
     def forget_wanted(self) -> None:
         """Remove the marks of versions that were not requested lately."""
         with locked(self._root / "locks" / "tensors"):
             current = self.wanted()
-            for mark in (self._root / "locks").glob(f"{_WANTED}*"):
+            for mark in listed(self._root / "locks", f"{_WANTED}*"):
                 if mark.name.removeprefix(_WANTED) not in current:
                     mark.unlink()
 
@@ -288,7 +344,7 @@ class Versions:
 
     def is_there(self, number: int) -> bool:
         """Whether there is a version ``vN``, readable or not."""
-        return (self._root / "versions" / f"v{number}").exists()
+        return present(self._root / "versions" / f"v{number}")
 
     def _thin_file(self, version_id: str) -> Path:
         if not VERSION_ID.fullmatch(version_id):
@@ -298,6 +354,13 @@ class Versions:
     def numbers(self) -> set[int]:
         """N of every version ``vN``, readable or not."""
         return {int(name[1:]) for name in _version_names(self._root / "versions")}
+
+
+def of_one_file(error: OSError) -> Lost:
+    """The reason why a manifest cannot be read now; raises it where it is not its own alone."""
+    if error.errno not in OF_ONE_FILE:
+        raise error
+    return Lost(f"its manifest cannot be read now: {error.strerror or error}", for_now=True)
 
 
 def _version_names(folder: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import ValidationError
 
 from jeep_core.errors import (
@@ -21,6 +23,8 @@ from service.store import (
     StaleFence,
     StoreError,
     StoreReplaced,
+    denial,
+    is_denied,
     is_disk_full,
 )
 
@@ -56,11 +60,15 @@ WITH_MESSAGE = (JeepError, StoreError, QueueError, Refused, Stopping, GuardFaile
 def is_foreseen(error: BaseException) -> bool:
     """Whether `failure` has a message for it; other errors are logged with their traceback."""
     known = isinstance(error, (*WITH_MESSAGE, ValidationError))
-    return known or is_disk_full(error) or is_out_of_memory(error) or _is_passing_alone(error)
+    of_the_machine = is_disk_full(error) or is_out_of_memory(error) or _is_passing_alone(error)
+    return known or of_the_machine or is_denied(error)
 
 
-def failure(error: BaseException) -> JobError:
-    """Code, sentence and pointers for the exception that ended a job or a request."""
+def failure(error: BaseException, root: Path | None = None) -> JobError:
+    """Code, sentence and pointers for the exception that ended a job or a request.
+
+    ``root`` is the store's folder, by which files of it are named.
+    """
     if is_out_of_memory(error):
         return JobError(code="out_of_memory", message=_out_of_memory(error))
     if is_disk_full(error):
@@ -75,6 +83,8 @@ def failure(error: BaseException) -> JobError:
     if _is_passing_alone(error):
         message = f"this machine, its disk or a network could not do it ({error}): try again"
         return JobError(code="temporarily_unavailable", message=message)
+    if is_denied(error):
+        return JobError(code="permission_denied", message=denial(error, root))
     if isinstance(error, ValidationError):
         return JobError(code="failed", message=str(error))
     return JobError(code="internal_error", message=f"{type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from jeep_core.errors import InvalidHParams, UnreadableText, reason_of
 from jeep_core.models.loading import LoadedModel, check_text
 from jeep_core.spec.hparams import load_preset, preset_names
+from jeep_core.storage.looking import listed
 from service.settings import Settings, SettingsError
 from service.store import Store
 
@@ -68,7 +69,7 @@ def check_moments(settings: Settings, store: Store, base: LoadedModel) -> None:
     if name is None:
         return
     folder = store.base.moments_folder / f"imported-{name}"
-    if not any(folder.glob(f"moment-{base.model_hash[:32]}-*.safetensors")):
+    if not any(listed(folder, f"moment-{base.model_hash[:32]}-*.safetensors")):
         raise SettingsError(
             f"JEEP_MOMENTS: {store.root} has no second moments named {name!r} for this model: "
             f"jeep moments import --name {name} FILE.npz"

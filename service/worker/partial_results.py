@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.spec.finite import json_text
+from jeep_core.storage.looking import is_plain_file, present
 from jeep_core.storage.records import sealed, unsealed
 from service.store.files import replace
 
@@ -24,7 +25,7 @@ class Records:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Read up to the first incomplete or damaged line; the rest is cut off."""
-        if not self._path.exists():
+        if not present(self._path):
             return
         with self._path.open("r+b") as file:
             whole = 0
@@ -55,10 +56,10 @@ def of_layout(folder: Path, layout: int) -> None:
     shall not mix rows of two releases.
     """
     mark = folder / "layout"
-    if mark.exists() and mark.read_text("utf-8", errors="replace") == str(layout):
+    if present(mark) and mark.read_text("utf-8", errors="replace") == str(layout):
         return
     for path in folder.iterdir():
-        if path.is_file():
+        if is_plain_file(path):
             path.unlink()
     replace(mark, str(layout).encode())
 

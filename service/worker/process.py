@@ -33,7 +33,7 @@ from service.queue import (
     end_patience,
 )
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
-from service.store import CorruptFile, StaleFence, Store, StoreBusy
+from service.store import CorruptFile, StaleFence, Store, StoreBusy, is_denied
 from service.store.maintenance.room import Room
 from service.store.store import is_another
 from service.worker.executing import executor_of
@@ -115,10 +115,10 @@ class Worker:
                 log.error("%s", error)
                 return EXIT_CONFIG
             except OSError as error:
-                if not is_passing(error):
+                if not (is_passing(error) or is_denied(error)):
                     raise
-                log.error("%s", error)
-                return 1
+                log.error("%s", cannot_start(error, self.settings))
+                return exit_code(error) or 1
 
     def _lock(self, store: Store, stack: ExitStack) -> bool:
         """Wait until this is the store's only worker; False if stopped before."""

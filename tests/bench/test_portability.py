@@ -10,7 +10,7 @@ import pytest
 from support.library.folders import write_folder
 
 from bench.editors import portability
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, WorkersLost
 
 
 def row(number: int, said: float, **groups: float) -> dict[str, object]:
@@ -50,3 +50,49 @@ def test_a_suite_from_which_nothing_follows_is_refused(
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(JeepError, match="has no portability questions: nothing follows"):
         portability.main()
+
+
+class Played:
+    """A suite and its case, a model and trials that do nothing."""
+
+    name, style, n_layers, mlp_size = "suite", "contrast", 9, 64
+    portability = ("q",)
+
+    @property
+    def cases(self) -> list[Played]:
+        return [self]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "refused"),
+    [
+        (JeepError("it has no network"), None, True),
+        (JeepError("it has no network"), FileNotFoundError("network.json"), True),
+        (JeepError("its file cannot be read"), PermissionError("no"), False),
+        (WorkersLost("3 workers ended"), None, False),
+    ],
+)
+def test_only_a_refusal_passes_over_an_editor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: JeepError, cause: Exception | None, refused: bool,
+) -> None:  # fmt: skip
+    played = Played()
+
+    def asked(*_: object) -> None:
+        raise error from cause
+
+    for name, found in {
+        "load_suite": played, "fitting": ([played], {}, {}), "by_default": (None, "auto", {}),
+        "write_freely": {}, "neighbors_of": [], "ModelView": None, "rows_of": BEFORE,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(portability, name, lambda *_, found=found, **__: found)
+    monkeypatch.setattr(portability.jeep_core, "load", lambda *_: played)
+    monkeypatch.setattr(portability, "hparams_for", asked)
+    command = ["portability", "model", "--suite", "s", "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", [*command, "--editors", "jeep"])
+    if not refused:
+        with pytest.raises(type(error), match=str(error)):
+            portability.main()
+        return
+    portability.main()
+    assert f"jeep: {error}" in capsys.readouterr().out

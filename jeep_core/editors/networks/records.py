@@ -89,7 +89,7 @@ def read_record(path: Path, shipped: bool = False) -> NetworkRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if is_passing(error):
+        if isinstance(error, PermissionError) or is_passing(error):
             raise
         raise JeepError(f"{path.with_suffix('.json')} is no record of a network") from error
 

@@ -31,7 +31,7 @@ from jeep_core.editors.networks.storage import (
     spec_record,
 )
 from jeep_core.editors.networks.triples import Triple
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, is_passing
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import NOTHING, Monitor
@@ -46,6 +46,7 @@ from jeep_core.spec.finite import (
 )
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.storage.files import load_whole, save_whole
+from jeep_core.storage.looking import listed, present
 from jeep_core.storage.records import sealed, unsealed
 from jeep_core.storage.writing import write_atomically
 from jeep_core.values.gradient_pairs import Pairs, batches, enter, gradient_pairs, read, shifted
@@ -293,14 +294,14 @@ class Training:
         write_atomically(
             self.folder / "state.json", sealed(json_text(state, "the checkpoint").encode())
         )
-        for old in self.folder.glob("state-*.safetensors"):
+        for old in listed(self.folder, "state-*.safetensors"):
             if old.name != name:
                 old.unlink()
 
     def _restore(self) -> bool:
         """Continue from the checkpoint if there is one, after verifying it; whether there was."""
         path = self.folder and self.folder / "state.json"
-        if not (self.folder and path and path.exists()):
+        if not (self.folder and path and present(path)):
             return False
         try:
             state = json.loads(unsealed(path.read_bytes().rstrip()))
@@ -308,6 +309,8 @@ class Training:
                 raise ValueError(f"the figure {figure} is not finite")
             tensors = load_whole(self.folder / state["state"])
         except (ValueError, KeyError, FileNotFoundError, SafetensorError, JeepError) as error:
+            if is_passing(error):  # it goes on from there where it is tried again
+                raise
             log.warning("the training starts again, its checkpoint is damaged: %s", error)
             return False
         for key, value in json.loads(json.dumps(self._identity())).items():

@@ -1,14 +1,17 @@
 """Which probe's record an edit takes that names no hyper-parameters, on a model without a preset.
 
 A kept probe of the base model comes first, else the model is probed now on general knowledge, and
-that probe is kept.
+that probe is kept.  What was measured is kept; what it proposes is by the rule of this version.  A
+record of an earlier version that lacks what the rule goes by is measured again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,21 @@ from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe.defaults.from_record import Chosen, Source, check_automatic, from_record
 from jeep_core.probe.defaults.kept import keep, kept
 from jeep_core.probe.defaults.knowledge import NAME, known_facts
+from jeep_core.probe.defaults.rule import RULE, suffices
 from jeep_core.probe.run import FORMAT, PROMPTS, output_rms, probe
 from jeep_core.spec.facts import Fact
 from jeep_core.suites import load_suite
 from jeep_core.text.chat import has_template
 
+log = logging.getLogger(__name__)
+
 BUNDLED_SUITE = "atlas-counterfact-validation"
 QUICK_PROMPTS = 24
 """Prompts of a probe that an edit waits for."""
+PROBED_AGAIN = (
+    "the kept probe of the model was made by an earlier version, and lacks figures that the "
+    "hyper-parameters go by today: the model was probed again"
+)
 
 
 def choose(
@@ -53,12 +63,19 @@ def choose(
     check_automatic(editor)
     source: Source = "kept probe"
     record = None if folder is None else kept(folder, base.model_hash)
-    if record is None:
+    again = record is not None and not suffices(record, base.mlp_size)
+    if record is None or again:
         record, source = default_probe(base, monitor), "probe now"
         if folder is not None:
             keep(folder, record)
+    elif record.get("rule") != RULE:
+        made = record.get("rule", "one without a number")
+        log.info("the kept probe was made under rule %s: rule %s is applied to it", made, RULE)
     size, chat = base.mlp_size, has_template(base)
     chosen = from_record(record, editor, base.n_layers, size, changes or {}, source, chat=chat)
+    if again:
+        log.warning(PROBED_AGAIN)
+        chosen = replace(chosen, warnings=(PROBED_AGAIN, *chosen.warnings))
     return chosen, record
 
 
@@ -89,6 +106,7 @@ def default_probe(base: LoadedModel, monitor: Monitor = NOTHING) -> dict[str, An
             "model": base.name,
             "model_hash": base.model_hash,
             "prompts": {"count": 0, "dropped": {}, "original_assumed": 0},
+            "rule": RULE,
             "hparams": None,
             "why_no_proposal": str(error),
             OUTPUT_RMS: output_rms(view),

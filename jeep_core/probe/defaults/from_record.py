@@ -13,16 +13,21 @@ from typing import Any, Literal
 from jeep_core.editors import available, hparams_class, record_of
 from jeep_core.editors.record import NEWTON, OUTPUT_RMS
 from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.probe.defaults.rule import (
+    HIGH_LENGTH,
+    HIGH_START,
+    LOW_END,
+    LOW_LENGTH,
+    RULE,
+    NoProposal,
+    length_of,
+    proposed,
+)
 from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 
 AUTO = "auto"
 Source = Literal["given", "preset", "kept probe", "probe now", "depths"]
 """Where hyper-parameters come from, in words for answers and manifests."""
-LOW_END = 1 / 3
-"""Depth at which the low region ends, by a probe's proposal at the latest."""
-LOW_LENGTH = 1 / 5
-HIGH_START = 3 / 4
-HIGH_LENGTH = 1 / 12
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Chosen:
     hparams: EditorHParams
     source: Source
     warnings: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> int | None:
+        """The number of the rule that made them; None where a preset or the user gave them."""
+        return None if self.source in ("given", "preset") else RULE
 
 
 def check_automatic(editor: str, preset: str | None = None) -> None:
@@ -65,8 +75,8 @@ def depths(n_layers: int, mlp_size: int, parallel: bool = False) -> dict[str, An
     low_last = max(0, min(int(n_layers * LOW_END), n_layers - 3))
     first = 1 if parallel and n_layers > 3 else 0
     low_last = max(first, low_last)
-    low = range(max(first, low_last + 1 - _length(n_layers, LOW_LENGTH)), low_last + 1)
-    length = min(_length(n_layers, HIGH_LENGTH), max(1, n_layers - 2 - low_last))
+    low = range(max(first, low_last + 1 - length_of(n_layers, LOW_LENGTH)), low_last + 1)
+    length = min(length_of(n_layers, HIGH_LENGTH), max(1, n_layers - 2 - low_last))
     high = max(0, min(int(n_layers * HIGH_START), n_layers - 1 - length))
     weight = float(mlp_size)
     return {
@@ -100,14 +110,14 @@ def from_record(
             few layers.
     """
     try:
-        return Chosen(hparams_for(record, editor, n_layers, changes, chat=chat), source)
+        return Chosen(hparams_for(record, editor, n_layers, mlp_size, changes, chat=chat), source)
     except InvalidHParams as error:
         [problem, *_] = error.problems
         if problem.code != "no_proposal":
             raise
         said = problem.message
-    guess = {**record, "hparams": depths(n_layers, mlp_size, bool(record.get("parallel")))}
-    found = hparams_for(guess, editor, n_layers, changes, chat=chat)
+    guess = depths(n_layers, mlp_size, bool(record.get("parallel")))
+    found = _of_editor(guess, record, editor, n_layers, changes, chat)
     warning = (
         f"hyper-parameters are fractions of the model's depth, as a probe proposes none ({said}); "
         "a probe of facts that the model knows may do better: POST /probes"
@@ -129,20 +139,20 @@ def by_depths(
         InvalidHParams: an editor without automatic hyper-parameters, wrong changes, a model of too
             few layers.
     """
-    return hparams_for(
-        {"hparams": depths(n_layers, mlp_size)}, editor, n_layers, changes, chat=chat
-    )
+    check_automatic(editor)
+    return _of_editor(depths(n_layers, mlp_size), {}, editor, n_layers, changes, chat)
 
 
 def hparams_for(
     record: Mapping[str, Any],
     editor: str,
     n_layers: int,
+    mlp_size: int,
     changes: Mapping[str, Any] | None = None,
     *,
     chat: bool = False,
 ) -> EditorHParams:
-    """Complete hyper-parameters of an editor from a probe's JSON record.
+    """Complete hyper-parameters of an editor from a probe's JSON record, by the rule of today.
 
     The editor's own record says what it takes of the proposal; the rest keeps its defaults.
     ``changes`` are laid over all of it.  ``chat``: the model has a chat template.
@@ -151,10 +161,22 @@ def hparams_for(
         InvalidHParams: the probe proposes nothing, or nothing for this editor.
     """
     check_automatic(editor)
-    found: dict[str, Any] | None = record.get("hparams")
-    if found is None:
-        why = record.get("why_no_proposal") or "the probe proposes no layers"
-        raise _problem("/hparams", "no_proposal", str(why))
+    try:
+        found = proposed(record, mlp_size)
+    except NoProposal as error:
+        raise _problem("/hparams", "no_proposal", str(error)) from error
+    return _of_editor(found, record, editor, n_layers, changes or {}, chat)
+
+
+def _of_editor(
+    found: Mapping[str, Any],
+    record: Mapping[str, Any],
+    editor: str,
+    n_layers: int,
+    changes: Mapping[str, Any],
+    chat: bool,
+) -> EditorHParams:
+    """An editor's own of a proposal, with steps by the size of the weights that a record has."""
     known = record_of(editor)
     assert known.automatic is not None
     try:
@@ -167,12 +189,8 @@ def hparams_for(
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error
     cls = hparams_class(editor)
-    values = for_model(cls, merge(chosen, changes or {}), chat)
+    values = for_model(cls, merge(chosen, changes), chat)
     return validate_hparams(cls, values, n_layers)
-
-
-def _length(n_layers: int, share: float) -> int:
-    return max(1, round(n_layers * share))
 
 
 def _problem(pointer: str, code: str, message: str) -> InvalidHParams:

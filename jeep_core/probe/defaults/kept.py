@@ -33,7 +33,7 @@ def kept(folder: Path, model_hash: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        if is_passing(error):
+        if isinstance(error, PermissionError) or is_passing(error):
             raise
         raise JeepError(f"{path} is no probe: {error}") from None
     return record

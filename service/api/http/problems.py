@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,7 +22,7 @@ from service.contracts.codes import RETRY_AFTER, status_of
 from service.contracts.jobs import JobError
 from service.contracts.schemas import Problem
 from service.queue import QueueError
-from service.store import StoreError, is_disk_full
+from service.store import StoreError, denial, is_denied, is_disk_full
 
 SHAPE = "jeep.shape"
 """Where it keeps how problems are shown below its path (`Shape`), if not as RFC 9457 says."""
@@ -39,7 +40,9 @@ NO_QUEUE = "the queue cannot be reached now (JEEP_REDIS_URL)"
 
 NOT_NOW = "temporarily_unavailable"
 """Code of what memory, file descriptors, a disk or a network are not there for now."""
-FINAL = frozenset({"corrupt_file", "corrupt_version", "numerical_error"})
+DENIED = "permission_denied"
+"""Code of files that the service's user may not read or write, until somebody changes that."""
+FINAL = frozenset({"corrupt_file", "corrupt_version", "numerical_error", DENIED})
 """Codes of a status that clients retry by themselves, where the answer will be the same."""
 
 KNOWN = (JeepError, StoreError, QueueError)
@@ -132,8 +135,10 @@ def from_worker(error: JobError) -> ApiProblem:
     return ApiProblem(error.code, error.message, errors)
 
 
-def problem_for(error: Exception) -> ApiProblem:
+def problem_for(error: Exception, root: Path | None = None) -> ApiProblem:
     """The answer for an exception, in a route or in a stream that has begun.
+
+    ``root`` is the store's folder, by which files of it are named.
 
     An unforeseen exception is a bare 500, because its text may contain anything.
     """
@@ -146,6 +151,8 @@ def problem_for(error: Exception) -> ApiProblem:
     if isinstance(error, OSError) and is_passing(error):
         detail = f"the api or its store's disk cannot do it now ({error.strerror or error})"
         return ApiProblem(NOT_NOW, detail)
+    if is_denied(error):
+        return ApiProblem(DENIED, denial(error, root))
     if isinstance(error, KNOWN):
         problems = [p for p in getattr(error, "problems", ()) if isinstance(p, FieldProblem)]
         return ApiProblem(error.code, str(error), from_fields(problems))
@@ -295,9 +302,17 @@ def failed(request: Request, error: Exception) -> Response:
 
 def _noted(request: Request, error: Exception) -> ApiProblem:
     """Return the problem of an exception, logging those that need attention."""
-    problem = problem_for(error)
-    foreseen = isinstance(error, KNOWN) or is_passing(error)
+    problem = problem_for(error, _root(request))
+    foreseen = isinstance(error, KNOWN) or is_passing(error) or is_denied(error)
     if (problem.status == 500 or is_passing(error)) and not isinstance(error, ApiProblem):
         unforeseen = None if foreseen else error
         log.error("request %s: %s", request.scope.get("request_id"), error, exc_info=unforeseen)
     return problem
+
+
+def _root(request: Request) -> Path | None:
+    """The store's folder, None where a request was not answered by an application of ours."""
+    app = request.scope.get("app")
+    api = getattr(getattr(app, "state", None), "api", None)
+    root: Path | None = api.store.root if api is not None else None
+    return root

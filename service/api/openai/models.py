@@ -27,7 +27,7 @@ Id = Annotated[str, InPath(description="`head`, `base`, a version id or a snapsh
 def list_models(state: State) -> ModelList:
     """All models: head, base, snapshot names, then version ids, the newest first."""
     store = state.store
-    versions = {version.id: version for version in store.versions.all()}
+    versions = {version.id: version for version in store.versions.sorted_out()[0]}
     named = {"head": store.head.read().version, "base": BASE, **store.names.all()}
     found, root = {**named, **{id: id for id in versions}}, _root(store)
     data = [_model(name, versions[id], root) for name, id in found.items() if id in versions]

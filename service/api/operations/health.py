@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from service.api.http.access import public
 from service.api.http.problems import (
+    DENIED,
     NO_MODEL,
     NO_QUEUE,
     NO_WORKER,
@@ -22,7 +23,7 @@ from service.api.http.problems import (
 from service.api.reconcile import QUEUE_DOWN
 from service.api.state import ApiState, State
 from service.queue import WorkerBeat
-from service.store import CorruptFile, Head, Store, UnknownVersion
+from service.store import CorruptFile, Head, Store, UnknownVersion, denial, is_denied
 
 router = APIRouter(tags=["health"])
 PATIENCE_S = 3.0
@@ -101,8 +102,11 @@ def _head(store: Store, missing: list[Missing]) -> Head | None:
     except CorruptFile as error:
         missing.append(Missing("head", "corrupt_file", str(error)))
     except OSError as error:
-        message = f"head cannot be read now: {error.strerror or error}"
-        missing.append(Missing("head", NOT_NOW, message))
+        if is_denied(error):
+            missing.append(Missing("head", DENIED, denial(error, store.root)))
+        else:
+            message = f"head cannot be read now: {error.strerror or error}"
+            missing.append(Missing("head", NOT_NOW, message))
     return None
 
 

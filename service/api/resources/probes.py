@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
+from jeep_core.probe.defaults.rule import RULE, NoProposal, proposed
 from jeep_core.spec.chats import parse_chat_facts
 from jeep_core.spec.positions import check_facts
 from service.api.http.access import needs
@@ -34,6 +35,7 @@ from service.contracts.schemas.probe import (
     ProbePayload,
     ProbeRequest,
     ProbeResult,
+    ProposedToday,
 )
 from service.store import UnknownVersion
 
@@ -98,12 +100,13 @@ async def list_probes(
 async def show_probe(id: str, state: State) -> Probe:
     """The status of a probe and, once it has ended, all its figures."""
     job = await PROBES.find(state, id)
-    record = None
+    record, today = None, None
     if PROBES.result(job) is not None:
         path = await PROBES.report(state, job, RECORD_FILE)
         record = await run_in_threadpool(_record, path)
+        today = await run_in_threadpool(_today, record, state)
     asked = PROBES.payload(job).model_dump(include=ASKED)
-    return Probe(**PROBES.shown(job), **asked, record=record)
+    return Probe(**PROBES.shown(job), **asked, record=record, today=today)
 
 
 @router.get(
@@ -181,6 +184,18 @@ def _checked(facts: Sequence[FactIn], model: PublishedModel) -> list[FactRecord]
 def _record(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = parse_json(path.read_bytes(), "")
     return found
+
+
+def _today(record: Mapping[str, Any], state: ApiState) -> ProposedToday | None:
+    """The proposal by the figures of a record now, if it was made under another rule."""
+    if record.get("rule") == RULE:
+        return None
+    info = None if "measured" in record else state.store.base.info()
+    try:
+        hparams = proposed(record, None if info is None else info.mlp_size)
+    except NoProposal as reason:
+        return ProposedToday(rule=RULE, why_no_proposal=str(reason))
+    return ProposedToday(rule=RULE, hparams=hparams)
 
 
 def _summary(job: Job) -> ProbeSummary:

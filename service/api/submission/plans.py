@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jeep_core.probe.defaults.from_record import Chosen, from_record
 from jeep_core.probe.defaults.kept import kept
+from jeep_core.probe.defaults.rule import RULE, suffices
 from jeep_core.spec.chats import as_asked_in_chat
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.text.chat import has_template
@@ -50,6 +51,7 @@ def plan_of(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> EditPlan
         preset=edit.preset,
         hparams=AUTO if found is None else found.model_dump(mode="json"),
         source="probe now" if chosen is None else chosen.source,
+        rule=RULE if chosen is None else chosen.rule,
         moments=model.info.moments_from if needed else None,
         warnings=[*edit.warnings, *(() if chosen is None else chosen.warnings)],
         facts=facts,
@@ -63,7 +65,7 @@ def _chosen(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> Chosen |
         return Chosen(edit.hparams, "given" if edit.preset is None else "preset")
     info = model.info
     record = kept(base.probes_folder, info.model_hash)
-    if record is None:
+    if record is None or not suffices(record, info.mlp_size):
         return None
     return from_record(
         record,

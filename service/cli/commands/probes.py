@@ -143,14 +143,27 @@ def probe_table(answer: Probe) -> RenderableType:
     prompts = counted(result.prompts, "prompt")
     lines = [f"{answer.id} of {result.version}: {prompts}, left out: {left_out}"]
     if result.hparams is None:
-        return Group(*map(Text, [*lines, str(result.why_no_proposal)]))
+        lines += [str(result.why_no_proposal), *_today(answer)]
+        return Group(*map(Text, lines))
     lines += [f"low {result.low}, high {result.high}", f"hparams {json.dumps(result.hparams)}"]
+    lines += _today(answer)
     if result.automatic:
         lines.append(
             "edits go by this probe with --hparams auto, or without hyper-parameters where the "
             "editor has no preset for this model"
         )
     return Group(*map(Text, lines))
+
+
+def _today(answer: Probe) -> list[str]:
+    """The hyper-parameters of its figures now, if the probe was made under another rule."""
+    now = answer.today
+    if now is None:
+        return []
+    made = answer.result and answer.result.rule
+    then = "before rules had numbers" if made is None else f"under rule {made}"
+    what = now.why_no_proposal if now.hparams is None else f"hparams {json.dumps(now.hparams)}"
+    return [f"made {then}; by rule {now.rule}, which edits go by today: {what}"]
 
 
 def _facts(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from jeep_core.errors import is_passing
+from jeep_core.storage.looking import present
 from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import (
@@ -29,7 +30,7 @@ from service.cli.groups import group as new_group
 from service.cli.library import worker_part
 from service.cli.listing import Listing
 from service.settings import Settings, SettingsError, load_settings
-from service.store import Store, StoreError
+from service.store import Store, StoreError, denial, is_denied
 from service.store.maintenance import disk
 from service.store.maintenance.backup import back_up
 from service.store.maintenance.backup import restore as restore_store
@@ -50,13 +51,14 @@ group = new_group(
 
 def _opened(folder: Path | None, **given: object) -> tuple[Settings, Store]:
     """Settings and store; the command ends with a message where there is none."""
+    settings = None
     try:
         settings = load_settings(store=folder, **given)
-        if not (settings.store / "format.json").exists():
+        if not present(settings.store / "format.json"):
             raise SettingsError(f"JEEP_STORE: {settings.store} is no store")
         return settings, Store.open(settings.store)
     except (SettingsError, StoreError, OSError) as error:
-        complain(str(error))
+        complain(denial(error, settings.store) if settings and is_denied(error) else str(error))
         raise typer.Exit(EXIT_FAILED if is_passing(error) else EXIT_USAGE) from None
 
 
@@ -257,10 +259,10 @@ def backup(folder: Folder, store: StoreFolder = None) -> None:
     A second backup into the same folder copies only what is new.
     """
     root = _store_folder(store)
-    if not (root / "format.json").exists():
-        complain(f"{root} is no store")
-        raise typer.Exit(EXIT_USAGE)
     try:
+        if not present(root / "format.json"):
+            complain(f"{root} is no store")
+            raise typer.Exit(EXIT_USAGE)
         run = back_up(Store.open(root), folder)
     except (StoreError, OSError) as error:
         complain(f"no backup was made: {error}")

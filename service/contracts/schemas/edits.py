@@ -226,7 +226,8 @@ class EditPlan(BaseModel):
     ``obstacles``: why the edit itself would be refused now, as 409.  ``source``: where ``hparams``
     would come from; they are ``auto`` only where the model would be probed first.  ``moments``:
     where second moments would come from, null if the editor needs none.  ``editor_reason``: why
-    this editor, if the request says ``auto``; null if it names one.
+    this editor, if the request says ``auto``; null if it names one.  ``rule``: the number of the
+    rule by which a probe, or the depth, becomes ``hparams``; null where they are given or a preset.
     """
 
     editor: str
@@ -234,6 +235,7 @@ class EditPlan(BaseModel):
     preset: str | None
     hparams: HParamsOrAuto
     source: Source
+    rule: int | None = None
     moments: str | None = None
     warnings: list[str] = Field(default_factory=list)
     facts: list[FactPlan]
@@ -298,7 +300,9 @@ class EditResult(BaseModel):
     moved head to its version; false for a staged one, also after it was activated.  ``source``:
     where the hyper-parameters came from; ``moments``: where second moments came from, null if none
     were needed.  Versions written before these were recorded have neither.  ``editor_reason``: why
-    this editor was used, if the request left it to choose.
+    this editor was used, if the request left it to choose.  ``rule``: the number of the rule by
+    which a probe, or the depth, became the hyper-parameters; null for those of others, and before
+    rules had numbers.
     """
 
     edit_id: str
@@ -317,6 +321,7 @@ class EditResult(BaseModel):
     guards: GuardFigures | None = None
     activated: bool = True
     source: Source | None = None
+    rule: int | None = None
     editor_reason: str | None = None
     moments: str | None = None
     earlier: EarlierFacts | None = None

@@ -287,7 +287,8 @@ class EvaluationResult(BaseModel):
     """Result of an evaluation job.
 
     ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
-    ``hparams``, ``source``, ``moments`` and ``warnings`` are a trial's, as in an edit's result.
+    ``hparams``, ``source``, ``rule``, ``moments`` and ``warnings`` are a trial's, as in an edit's
+    result.
     ``lm_eval``: of tasks of lm-eval, whose ``metrics`` are called ``TASK/METRIC`` and are in
     lm-eval's own units.  ``protocols`` says of every metric how it came about; ``judge`` of the
     judge model, if one was asked.
@@ -302,6 +303,7 @@ class EvaluationResult(BaseModel):
     points: list[EvaluationPoint]
     hparams: dict[str, Any] | None = None
     source: Source | None = None
+    rule: int | None = None
     moments: str | None = None
     warnings: list[str] = Field(default_factory=list)
     lm_eval: HarnessRecord | None = None

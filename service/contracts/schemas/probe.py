@@ -66,7 +66,8 @@ class ProbeResult(BaseModel):
     """Result of a probe job.
 
     ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
-    ``why_no_proposal`` says why.  ``files``: the full record (``probe.json``) and the plots.
+    ``why_no_proposal`` says why, by the rule of this number, as it was when the probe ran; null
+    before rules had numbers.  ``files``: the full record (``probe.json``) and the plots.
     ``automatic``: edits whose ``hparams`` are ``auto``, and those without hyper-parameters where
     the model has no preset of the editor, go by this probe until there is a newer one of base.
     """
@@ -79,12 +80,28 @@ class ProbeResult(BaseModel):
     high: list[int] | None = None
     hparams: dict[str, Any] | None = None
     why_no_proposal: str | None = None
+    rule: int | None = None
     automatic: bool = False
     files: list[str]
 
 
+class ProposedToday(BaseModel):
+    """The proposal of the running version's rule by a probe's figures.
+
+    ``hparams`` are null if ``why_no_proposal`` says why.
+    """
+
+    rule: int
+    hparams: dict[str, Any] | None = None
+    why_no_proposal: str | None = None
+
+
 class Probe(BaseModel):
-    """``GET /probes/{id}``.  ``record`` has all figures, once there are any."""
+    """``GET /probes/{id}``.  ``record`` has all figures, once there are any.
+
+    ``result`` and ``record`` stay as they were made; ``today``: what edits take of the figures now,
+    null where they were made under the rule of the running version.
+    """
 
     id: str
     job_id: str
@@ -98,4 +115,5 @@ class Probe(BaseModel):
     progress: Progress
     result: ProbeResult | None = None
     record: dict[str, Any] | None = None
+    today: ProposedToday | None = None
     error: JobError | None = None

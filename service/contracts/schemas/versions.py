@@ -114,21 +114,22 @@ class Snapshot(BaseModel):
     ``state``: ``head``; ``committed``: it was head, or is what another one is built on;
     ``staged``: written without moving head, and never activated; ``unused``: its job was
     overtaken by a rollback in the instant between writing it and moving head; ``damaged``: its
-    records cannot be read, ``damage`` says why, and the other fields are empty.
+    records are lost, ``damage`` says how, and the other fields are empty; ``unreadable``: so, as
+    its records cannot be read now, though they may be whole.
     """
 
     id: str
     names: list[str]
     is_head: bool
-    state: Literal["head", "committed", "staged", "unused", "damaged"]
+    state: Literal["head", "committed", "staged", "unused", "damaged", "unreadable"]
     parent: str | None
     job_id: str | None
     edit_id: str | None
     editor: str | None
     n_facts: int
     tensors: list[TensorRef]
-    weights_sha256: str | None = Field(description="Null if the version is damaged.")
-    created_at: datetime | None = Field(description="Null if the version is damaged.")
+    weights_sha256: str | None = Field(description="Null if the version is damaged or unreadable.")
+    created_at: datetime | None = Field(description="Null if the version is damaged or unreadable.")
     damage: str | None = None
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from jeep_core.storage.looking import is_folder, is_plain_file
 from service.store.errors import CorruptFile, NotAStore, StoreBusy
 from service.store.files import encode, held, read, replace
 
@@ -72,7 +73,7 @@ class Cache:
             raise StoreBusy(f"{error}: give every follower a JEEP_STORE of its own") from None
 
     def _check(self) -> None:
-        names = {one.name for one in self.folder.iterdir()} if self.folder.is_dir() else set()
+        names = {one.name for one in self.folder.iterdir()} if is_folder(self.folder) else set()
         if "format.json" in names:
             raise NotAStore(
                 f"{self.folder} is a store: with JEEP_STORE_URL, JEEP_STORE is a folder of the "
@@ -90,14 +91,14 @@ class Cache:
             root = self.folder / followed_id(self.folder)
         except (NotAStore, CorruptFile):
             return None
-        return root if root.is_dir() else None
+        return root if is_folder(root) else None
 
     def enter(self, store_id: str) -> Path:
         """The folder of a store's copy, made if it is new; those of other stores are removed."""
         root = self.folder / store_id
         replace(self.folder / MARK, encode(Followed(id=store_id)))  # the folder is ours from here
         for other in self.folder.iterdir():
-            if other.name != store_id and (other / "versions").is_dir():
+            if other.name != store_id and is_folder(other / "versions"):
                 shutil.rmtree(other, ignore_errors=True)
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -131,6 +132,6 @@ class Cache:
         for path in self.folder.rglob("*"):
             with suppress(OSError):  # removed, or put into place, meanwhile
                 seen = path.stat()
-                if path.is_file():
+                if is_plain_file(path):
                     found.append((seen.st_mtime, seen.st_size, path))
         return found

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from jeep_core.storage.looking import present
 from service.contracts.schemas import Manifest, TensorRef
 from service.contracts.schemas.worker import LONGEST_LINE
 from service.store.errors import (
@@ -248,7 +249,7 @@ class FetchedVersions(Versions):
         """As `Versions.back`; manifests that are not here are fetched many at a time."""
         for manifest in super().back(version_id):
             yield manifest
-            if manifest.parent is not None and not self.file(manifest.parent).exists():
+            if manifest.parent is not None and not present(self.file(manifest.parent)):
                 self._bring(manifest.parent, LONGEST_LINE)
 
     def missing(self, manifest: Manifest) -> list[TensorRef]:
@@ -314,7 +315,7 @@ class FetchedStore(Store):
             wanted.add(self.head.read().version)
         for version in wanted:
             path = versions.file(version)
-            if path.exists():
+            if present(path):
                 kept.add(path)
                 with suppress(StoreError):
                     kept |= {tensors.path(ref.sha256) for ref in versions.read(version).tensors}

@@ -29,11 +29,13 @@ from service.store.index.rows import (
     shown_of,
     stamp_of,
 )
-from service.store.versions import Versions
+from service.store.versions import Lost, Versions, of_one_file
 
 AT_ONCE = 200
 """Versions that are added in one transaction: others wait no longer."""
 KEPT_SPANS = 64
+UNREAD = "unread"
+"""Stamp of a manifest that could not be read: no file has it, so it is tried again each time."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ class Catalogue:
             self._catch_up()
             if self._left_out:
                 numbers = ", ".join(f"v{number}" for number in sorted(self._left_out)[:3])
-                raise NoIndex(f"the index lacks {numbers}, which are damaged or built on such")
+                raise NoIndex(
+                    f"the index lacks {numbers}, which cannot be read, or are built on such"
+                )
 
     def children(self, version: str) -> list[str]:
         """The versions that are built on one, by number.
@@ -197,8 +201,8 @@ class Catalogue:
             ]
         return f"v{shared}", own[0], own[1]
 
-    def newest(self, before: int | None, count: int) -> tuple[list[Row], dict[int, str]]:
-        """The next versions of a list, newest first, and the numbers of those that are damaged.
+    def newest(self, before: int | None, count: int) -> tuple[list[Row], dict[int, Lost]]:
+        """The next versions of a list, newest first, and those without a manifest to be shown.
 
         ``before``: only those with a lower number.
 
@@ -215,12 +219,13 @@ class Catalogue:
             ).fetchall()
             for *shown, seal, _ in rows:
                 check_seal(seal, *shown)
-        damaged: dict[int, str] = {}
+        lost: dict[int, Lost] = {}
         for number, *_, stamp in rows:
             if stamp != stamp_of(self._manifest(number)):
-                damaged |= self._damage(number)
+                why = self._versions.lost(f"v{number}")
+                lost |= {} if why is None else {number: why}
         whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, *_ in rows]
-        return [row for row in whole if row.number not in damaged], damaged
+        return [row for row in whole if row.number not in lost], lost
 
     def stamps(self) -> dict[int, str]:
         """The stamps of the manifests that were read for the index, by the version's number.
@@ -312,16 +317,6 @@ class Catalogue:
         inside = [number for number, line, depth in found if contains(spans, line, depth)]
         return f"v{max(inside)}" if inside else None
 
-    def _damage(self, number: int) -> dict[int, str]:
-        """The damage of a version's manifest, by its number; empty if there is none."""
-        try:
-            self._versions.parsed(f"v{number}")
-        except CorruptFile as error:
-            return {number: str(error)}
-        except UnknownVersion:
-            return {}
-        return {}
-
     def _forget(self) -> None:
         with self.database.writing() as connection:
             for table in ("version", "line", "named", "fact", "asked", "covered", "note"):
@@ -346,6 +341,9 @@ class Catalogue:
                 yield stamp, self._versions.parsed(f"v{number}")
             except CorruptFile:
                 self._left_out[number] = stamp
+            except OSError as error:
+                of_one_file(error)
+                self._left_out[number] = UNREAD
             except UnknownVersion:
                 continue  # it was moved aside since it was listed
 

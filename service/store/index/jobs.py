@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from jeep_core.storage.looking import listed
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.store.index.database import Database, NoIndex
 
@@ -89,7 +90,7 @@ class JobIndex:
         with self._lock:
             if self._complete == self._database.generation and self._database.is_open:
                 return
-            there = {path.stem for path in self._folder.glob("*.json")}
+            there = {path.stem for path in listed(self._folder, "*.json")}
             with self._database.reading() as connection:
                 known = {job_id for (job_id,) in connection.execute("SELECT id FROM job")}
             missing = sorted(there - known)

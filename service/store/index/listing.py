@@ -12,6 +12,7 @@ from typing import Literal
 from jeep_core.spec.facts import question_key, same_answer
 from service.contracts.schemas import FactEntry, Manifest, Snapshot
 from service.store.errors import StoreError
+from service.store.files import OF_ONE_FILE
 from service.store.history import Asked, checks_of, facts_of
 from service.store.history import containing as those_containing
 from service.store.index import facts as indexed
@@ -20,6 +21,7 @@ from service.store.index.database import NoIndex
 from service.store.index.facts import Place
 from service.store.index.rows import question_of
 from service.store.store import Store
+from service.store.versions import Lost
 
 
 def facts(
@@ -111,7 +113,7 @@ def children(store: Store, version: str) -> list[str]:
     try:
         return store.catalogue.children(version)[::-1]
     except NoIndex:
-        return [one.id for one in store.versions.all() if one.parent == version]
+        return [one.id for one in store.versions.sorted_out()[0] if one.parent == version]
 
 
 def is_whole(store: Store, tip: str) -> bool:
@@ -122,6 +124,10 @@ def is_whole(store: Store, tip: str) -> bool:
         return bool(store.versions.lineage(tip))
     except StoreError:
         return False
+    except OSError as error:
+        if error.errno in OF_ONE_FILE:
+            return False
+        raise
 
 
 def is_built_on(store: Store, tip: str, version: str) -> bool:
@@ -154,11 +160,10 @@ def applied_in(store: Store, edit_id: str, tip: str) -> str | None:
     try:
         found = store.catalogue.of_edit(edit_id, tip)
         # its own record may have been damaged since
-        return found if found is None or store.versions.is_readable(found) else None
+        return found if found is None or store.versions.read_to_show(found) else None
     except NoIndex:
         version: str | None = tip
-        while version is not None and store.versions.is_readable(version):
-            manifest = store.versions.read(version)
+        while version is not None and (manifest := store.versions.read_to_show(version)):
             if manifest.edit_id == edit_id:
                 return version
             version = manifest.parent
@@ -204,8 +209,8 @@ def of_job(store: Store, job_id: str) -> Manifest | None:
 def snapshots(store: Store, before: int | None, count: int) -> list[Snapshot]:
     """Up to ``count`` versions, newest first; ``before``: only those with a lower number."""
     try:
-        rows, damaged = store.catalogue.newest(before, count)
-        head = store.head.read().version if rows or damaged else ""
+        rows, lost = store.catalogue.newest(before, count)
+        head = store.head.read().version if rows or lost else ""
         covered = store.committed.covered(head) if rows else {}
     except NoIndex:
         return _from_manifests(store, before, count)
@@ -222,8 +227,8 @@ def snapshots(store: Store, before: int | None, count: int) -> list[Snapshot]:
         )
         for row in rows
     }
-    for number, what in damaged.items():
-        found[number] = _damaged(f"v{number}", names, head, what)
+    for number, what in lost.items():
+        found[number] = _lost(f"v{number}", names, head, what)
     return [found[number] for number in sorted(found, reverse=True)][:count]
 
 
@@ -239,22 +244,22 @@ def snapshot(store: Store, version: str) -> Snapshot:
         head = store.head.read().version
         committed = is_committed(store.committed.covered(head), place.line, place.high)
     except NoIndex:
-        head, committed = store.head.read().version, version in store.head.committed()
+        head = store.head.read().version
+        committed = version in store.head.committed(as_far_as_read=True)
     return _shown(manifest, _names(store), head, committed=committed)
 
 
 def _from_manifests(store: Store, before: int | None, count: int) -> list[Snapshot]:
-    known: dict[int, Manifest | str] = {
-        int(id[1:]): said for id, said in store.versions.damaged().items()
-    }
-    known |= {int(one.id[1:]): one for one in store.versions.all()}
+    whole, lost = store.versions.sorted_out()
+    known: dict[int, Manifest | Lost] = {int(id[1:]): what for id, what in lost.items()}
+    known |= {int(one.id[1:]): one for one in whole}
     numbers = sorted((n for n in known if before is None or n < before), reverse=True)[:count]
     head = store.head.read().version if numbers else ""
-    committed = store.head.committed() if numbers else set()
+    committed = store.head.committed(as_far_as_read=True) if numbers else set()
     names = _names(store)
     return [
-        _damaged(f"v{number}", names, head, found)
-        if isinstance(found := known[number], str)
+        _lost(f"v{number}", names, head, found)
+        if isinstance(found := known[number], Lost)
         else _shown(found, names, head, committed=found.id in committed)
         for number in numbers
     ]
@@ -286,12 +291,12 @@ def _shown(
     )
 
 
-def _damaged(version: str, names: dict[str, list[str]], head: str, what: str) -> Snapshot:
+def _lost(version: str, names: dict[str, list[str]], head: str, what: Lost) -> Snapshot:
     return Snapshot(
         id=version,
         names=names.get(version, []),
         is_head=version == head,
-        state="damaged",
+        state="unreadable" if what.for_now else "damaged",
         parent=None,
         job_id=None,
         edit_id=None,
@@ -300,7 +305,7 @@ def _damaged(version: str, names: dict[str, list[str]], head: str, what: str) ->
         tensors=[],
         weights_sha256=None,
         created_at=None,
-        damage=what,
+        damage=what.what,
     )
 
 

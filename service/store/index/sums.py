@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from jeep_core.storage.looking import files_below, listed, present
 from service.contracts.schemas import Manifest, TensorRef
 from service.store.errors import CorruptFile
 from service.store.files import encode, read, replace
@@ -155,7 +156,7 @@ class Sums:
             self._mapped.pop(ref.sha256, None)
             self._remove(self._tensors.path(ref.sha256))
             # a follower removes nothing, and on a disk that has become read-only nobody can
-            if self._tensors.path(ref.sha256).exists():
+            if present(self._tensors.path(ref.sha256)):
                 self._passed_over.add(ref.sha256)
 
     def tidy(self) -> int:
@@ -166,7 +167,7 @@ class Sums:
             kept += [one for one in files if one.rebuilt][-REBUILT:]
             needed = {self._file(one.version) for one in kept}
             needed |= {self._tensors.path(sha256) for one in kept for sha256 in _totals(one)}
-            others = [p for p in self._folder.rglob("*") if p.is_file() and p not in needed]
+            others = [p for p in files_below(self._folder) if p not in needed]
             for path in others:
                 path.unlink(missing_ok=True)
             return len(others)
@@ -197,7 +198,7 @@ class Sums:
                 path.unlink(missing_ok=True)
 
     def _files(self) -> list[Running]:
-        found = (self._written(path.stem) for path in self._folder.glob("v*.json"))
+        found = (self._written(path.stem) for path in listed(self._folder, "v*.json"))
         return [one for one in found if one is not None]
 
     def _file(self, version: str) -> Path:

@@ -24,6 +24,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 from ulid import ULID
 
+from jeep_core.storage.looking import ABSENT, listed, present
 from service.contracts.jobs import TERMINAL, Job, now
 from service.contracts.schemas import TensorRef
 from service.contracts.schemas.versions import Head
@@ -267,7 +268,7 @@ class _Copy:
     def _is_there(self, name: str, known: Entry) -> bool:
         status = (self._store.root / name).stat()
         kept = self._target / _FILES / name
-        size = kept.stat().st_size if kept.exists() else None
+        size = kept.stat().st_size if present(kept) else None
         return size == known.size == status.st_size and known.mtime_ns == status.st_mtime_ns
 
     def _is_whole(self, sha256: str) -> bool:
@@ -283,7 +284,7 @@ class _Copy:
 
 def _names(root: Path, folder: str = ".") -> Iterator[str]:
     """Paths below ``root`` of the files that are copied; those of a folder that is there."""
-    for path, folders, files in os.walk(root / folder):
+    for path, folders, files in os.walk(root / folder, onerror=_not_left_out):
         inner = Path(path).relative_to(root)
         folders[:] = sorted(f for f in folders if (inner / f).as_posix() not in _NOT_COPIED)
         for file in sorted(files):
@@ -291,6 +292,12 @@ def _names(root: Path, folder: str = ".") -> Iterator[str]:
             unfinished = file.startswith(".") and file.endswith(TEMPORARY)
             if name not in _NOT_COPIED and not unfinished and not file.endswith(".open"):
                 yield name
+
+
+def _not_left_out(error: OSError) -> None:
+    """Raise the error of a folder that cannot be looked at now, unless there is none any more."""
+    if not isinstance(error, ABSENT):
+        raise error
 
 
 def _copy(source: Path, place: Path) -> Entry:
@@ -322,7 +329,7 @@ def _inside(folder: Path, name: str) -> Path:
 def _mark_open_jobs(folder: Path) -> None:
     """Write the marks by which unfinished jobs are found."""
     (folder / OPEN).mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.json"):
+    for path in listed(folder, "*.json"):
         try:
             job = read(path, Job)
         except CorruptFile:  # it was damaged when it was copied

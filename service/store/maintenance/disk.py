@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from jeep_core.storage.looking import present
 from service.store import files
 
 HELD, BEAT = ".check-disk.lock", ".check-disk.beat"
@@ -123,7 +124,7 @@ def hold(folder: Path) -> Iterator[Callable[[], None]]:
 
 def _is_held(folder: Path) -> bool:
     """Whether a process holds, or held until a moment ago; clocks may differ by a minute."""
-    if not (folder / HELD).exists():
+    if not present(folder / HELD):
         return False
     try:
         return time.time() - float(json.loads((folder / BEAT).read_bytes())) < LEFT_S

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from jeep_core.storage.looking import is_folder, listed, present
 from service.store.errors import CorruptFile
 from service.store.files import NOT_A_FILE, fsync_folder
 from service.store.maintenance.retention import referenced_tensors
@@ -86,7 +87,9 @@ class _Repairs:
         try:
             return {ref.sha256 for ref in referenced_tensors(self._store)}
         except CorruptFile:  # a damaged thin.json: it may name any of them
-            return {path.stem for path in (self._root / "tensors").glob("*/*.safetensors")}
+            return {
+                path.stem for path in listed(self._root / "tensors", "*.safetensors", within="*")
+            }
 
     def _bytes(self, version: str) -> bytes:
         """A manifest, damaged as it is; empty where there is none."""
@@ -98,15 +101,15 @@ class _Repairs:
     def _moved(self, version: str) -> Repair:
         aside = self._root / SET_ASIDE
         target, number = aside / version, 1
-        while target.exists():
+        while present(target):
             number += 1
             target = aside / f"{version}-{number}"
         hashes = {found.decode() for found in _HASH.findall(self._bytes(version))} - self._named
         files = [self._store.tensors.path(sha256) for sha256 in sorted(hashes)]
-        there = [path for path in files if path.exists()]
+        there = [path for path in files if present(path)]
         (self._root / "versions" / version).rename(target)
         fsync_folder(self._root / "versions")
-        if there and target.is_dir():
+        if there and is_folder(target):
             (target / "tensors").mkdir(exist_ok=True)
             for path in there:
                 path.rename(target / "tensors" / path.name)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+from jeep_core.storage.looking import present
 from service.contracts.schemas import Manifest, TensorRef
 from service.store.errors import CorruptFile
 from service.store.index.committed import is_committed
@@ -108,7 +109,7 @@ def plan_retention(
     looked_at = None if among is None else {*among(kept)} - {BASE}
     drop, waiting = list[str](), list[str]()
     for version, named in _weights_of(store, looked_at):
-        there = {sha256 for sha256 in named if store.tensors.path(sha256).exists()}
+        there = {sha256 for sha256 in named if present(store.tensors.path(sha256))}
         if version not in kept and there - pinned:
             drop.append(version)
         elif version not in kept and there and _thin(store, version) is None:
@@ -167,7 +168,7 @@ def drop_tensors(
         needed, freed = _needed(store, kept, manifest), 0
         for ref in {ref.sha256: ref for ref in manifest.tensors}.values():
             path = store.tensors.path(ref.sha256)
-            if ref.sha256 not in needed and path.exists():
+            if ref.sha256 not in needed and present(path):
                 path.unlink()
                 freed += byte_count(ref)
         return freed
@@ -185,7 +186,7 @@ def droppable_bytes(store: Store, plan: Plan) -> dict[str, int]:
     for manifest in plan.drop:
         mine = {ref.sha256: ref for ref in manifest.tensors if ref.sha256 not in pinned}
         pinned |= mine.keys()
-        there = [ref for ref in mine.values() if store.tensors.path(ref.sha256).exists()]
+        there = [ref for ref in mine.values() if present(store.tensors.path(ref.sha256))]
         found[manifest.id] = sum(map(byte_count, there))
     return found
 

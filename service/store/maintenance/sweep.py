@@ -12,6 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+from jeep_core.storage.looking import is_folder, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import TERMINAL, JobStatus
 from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
@@ -63,9 +64,9 @@ def leftovers(store: Store) -> list[Path]:
     oldest = time.time() - _ABANDONED_S
     found += [path for path in _unfinished(store) if _is_older(path, oldest)]
     jobs = store.root / "jobs"
-    beside = (jobs.glob(f"*.{mark}") for mark in ("open", "cancel", "claim"))
+    beside = (listed(jobs, f"*.{mark}") for mark in ("open", "cancel", "claim"))
     marks = chain((jobs / OPEN).iterdir(), *beside)
-    alone = (p for p in marks if not (jobs / f"{p.stem}.json").exists())
+    alone = (p for p in marks if not present(jobs / f"{p.stem}.json"))
     found += [path for path in alone if _is_older(path, oldest)]
     return found
 
@@ -103,7 +104,7 @@ def _is_orphan(store: Store, job_id: str) -> bool:
 
 
 def _unreferenced_tensors(store: Store) -> list[Path]:
-    files = _not_in_the_index(store, list((store.root / "tensors").glob("*/*.safetensors")))
+    files = _not_in_the_index(store, listed(store.root / "tensors", "*.safetensors", within="*"))
     if not files:
         return []
     named = _hashes(store)
@@ -156,7 +157,8 @@ def _hashes(store: Store) -> set[str] | None:
             found.update(_HASH.findall(unsealed((folder / "manifest.json").read_bytes())))
             with suppress(FileNotFoundError):
                 found.update(_HASH.findall(unsealed((folder / "thin.json").read_bytes())))
-        for draft in (store.root / "work").glob("*/drafts/*.json"):
+        drafts = (listed(job / "drafts", "*.json") for job in listed(store.root / "work"))
+        for draft in chain.from_iterable(drafts):
             found.update(_HASH.findall(draft.read_bytes()))
     except (NoIndex, CorruptFile, UnknownVersion, OSError, ValueError):
         return None
@@ -172,7 +174,7 @@ def _is_older(path: Path, moment: float) -> bool:
 
 def _remove(paths: Sequence[Path]) -> int:
     for path in paths:
-        if path.is_dir():
+        if is_folder(path):
             shutil.rmtree(path, ignore_errors=True)  # its job may be removing it as well
         else:
             path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jeep_core.exports.folders import DamagedExport
 from jeep_core.exports.folders import verify as check_export
+from jeep_core.storage.looking import files_below, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import Job
 from service.contracts.schemas import Manifest, TensorRef, WorkerInfo
@@ -115,6 +116,12 @@ class _Check:
             self._not_now(path, error)
         return None
 
+    def _listed(self, folder: Path, pattern: str, *, within: str | None = None) -> list[Path]:
+        """As `listed`; a folder that cannot be looked at now is a finding."""
+        with self._reading(folder):
+            return listed(folder, pattern, within=within)
+        return []
+
     def _not_now(self, path: Path, error: OSError) -> None:
         """A finding about a file that may be whole."""
         self._unread.add(path)
@@ -143,7 +150,7 @@ class _Check:
             if manifest is None:
                 if path in self._unread:
                     self._unknown.add(folder.name)
-                elif not path.exists():
+                elif not present(path):
                     self._find(path, "is missing", advice)
             elif manifest.id != folder.name:
                 self._find(path, f"says that it is {manifest.id}", advice)
@@ -159,7 +166,7 @@ class _Check:
             for ref in (*manifest.artifacts, *(thin.refs() if thin else ())):
                 self._tensor(ref, checked, f"{FROM_BACKUP}; it is a part of {manifest.id}")
             for ref in manifest.tensors:
-                if not self._store.tensors.path(ref.sha256).exists() and self._was_dropped(
+                if not present(self._store.tensors.path(ref.sha256)) and self._was_dropped(
                     manifest
                 ):
                     continue
@@ -171,7 +178,7 @@ class _Check:
         return self._parsed(path, Thin, FROM_BACKUP)
 
     def _was_dropped(self, manifest: Manifest) -> bool:
-        return (self._root / "versions" / manifest.id / "thin.json").exists()
+        return present(self._root / "versions" / manifest.id / "thin.json")
 
     def _tensor(self, ref: TensorRef, checked: set[str], advice: str) -> None:
         if ref.sha256 in checked:
@@ -205,7 +212,7 @@ class _Check:
                 self._find(path, "its parents do not lead to v0", FROM_BACKUP)
                 continue
             dropped = {r.name for r in manifest.tensors
-                       if not self._store.tensors.path(r.sha256).exists()}  # fmt: skip
+                       if not present(self._store.tensors.path(r.sha256))}  # fmt: skip
             if not dropped or not self._was_dropped(manifest):
                 continue
             self._report.thin += 1
@@ -242,7 +249,7 @@ class _Check:
             )
         head = self._parsed(path, Head, advice)
         there = self._manifests.keys() | self._unknown
-        if head is None and self._manifests and not path.exists():
+        if head is None and self._manifests and not present(path):
             self._find(path, "is missing", advice)
         if head is not None and head.version not in there:
             self._find(path, f"names {head.version}, which is not there", advice)
@@ -265,35 +272,35 @@ class _Check:
 
     def _jobs(self) -> None:
         advice = "take it from a backup, or remove it: the job is then unknown, versions stay"
-        for path in sorted((self._root / "jobs").glob("*.json")):
+        for path in self._listed(self._root / "jobs", "*.json"):
             job = self._parsed(path, Job, advice)
             if job is not None and job.id != path.stem:
                 self._find(path, f"is the record of {job.id}", advice)
 
     def _keys(self) -> None:
         advice = "remove it: it opens nothing; make its owner a new one (jeep keys create)"
-        for path in sorted((self._root / "keys").glob("*.json")):
+        for path in self._listed(self._root / "keys", "*.json"):
             self._parsed(path, ApiKey, advice)
 
     def _targets(self) -> None:
         advice = "remove it and what else begins with its name, and register the target again"
         folder = self._root / TARGETS
-        for path in sorted(folder.glob("*.json")):
+        for path in self._listed(folder, "*.json"):
             self._parsed(path, TargetRecord, advice)
         advice = "remove it: the worker asks the server what it has"
-        for path in sorted(folder.glob("*.state")):
+        for path in self._listed(folder, "*.state"):
             self._parsed(path, TargetState, advice)
 
     def _suites(self) -> None:
         advice = "remove both files of the suite and upload it again"
-        for path in sorted((self._root / "suites").glob("*.json")):
+        for path in self._listed(self._root / "suites", "*.json"):
             info = self._parsed(path, SuiteInfo, advice)
             if info is not None:
                 self._hashed(path.with_suffix(".data"), info.sha256, advice)
 
     def _reports(self) -> None:
         """Check files of evaluations and probes; reports of earlier releases have no hashes."""
-        for path in sorted((self._root / "reports").glob(f"*/{HASHES}")):
+        for path in self._listed(self._root / "reports", HASHES, within="*"):
             advice = f"remove the folder {path.parent.name} and submit the job again"
             found = self._parsed(path, ReportHashes, advice)
             for name, sha256 in (found.files if found else {}).items():
@@ -313,18 +320,23 @@ class _Check:
         """Check prefixes, probes, networks, moments and factors; early releases wrote no hashes."""
         base = self._store.base
         again = "remove it: it is computed again"
-        for path in (base.prefixes_file, *sorted(base.probes_folder.glob("*.json"))):
+        for path in (base.prefixes_file, *self._listed(base.probes_folder, "*.json")):
             with self._reading(path):
-                if path.exists() and not _is_json(path):
+                if present(path) and not _is_json(path):
                     self._find(path, "is no JSON, or not what was written", again)
-        for path in sorted(base.folder.glob("**/*.safetensors")):
+        for path in self._tensor_files(base.folder):
             record = path.with_suffix(".json")
-            if record.exists() and path.is_relative_to(base.networks_folder):
+            if present(record) and path.is_relative_to(base.networks_folder):
                 self._network(path, record)
             else:
                 with self._reading(path):
                     if what := what_is_wrong(path):
                         self._find(path, what, again)
+
+    def _tensor_files(self, folder: Path) -> list[Path]:
+        with self._reading(folder):
+            return files_below(folder, "*.safetensors")
+        return []
 
     def _network(self, path: Path, record: Path) -> None:
         advice = "remove both files of the network and train it again"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from uuid import uuid4
 
+from jeep_core.storage.looking import files_below, is_folder
 from service.contracts.schemas import Manifest
 from service.store.files import TEMPORARY, fsync_folder
 from service.store.targets.records import FOLDER
@@ -37,16 +38,15 @@ class Artefacts:
     def put(self, name: str, write: Callable[[Path], object]) -> Path:
         """The artefact, which ``write`` writes into an empty folder if it is not there yet."""
         path = self.path(name)
-        if path.is_dir():
+        if is_folder(path):
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".{name}.{uuid4().hex}{TEMPORARY}"
         try:
             aside.mkdir()
             write(aside)
-            for file in aside.rglob("*"):
-                if file.is_file():
-                    _fsync(file)
+            for file in files_below(aside):
+                _fsync(file)
             fsync_folder(aside)
             aside.rename(path)
         finally:
@@ -65,7 +65,7 @@ class Artefacts:
 
     def sweep(self, wanted: Collection[str]) -> list[str]:
         """Remove all artefacts but the wanted ones, unfinished ones too; the names removed."""
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             return []
         gone = [path for path in self.folder.iterdir() if path.name not in wanted]
         for path in gone:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from jeep_core.spec.naming import did_you_mean
+from jeep_core.storage.looking import listed
 from service.contracts.jobs import new_id, now
 from service.contracts.schemas.targets import NewTarget, TargetKind, TargetRecord, TargetState
 from service.store.errors import CorruptFile, StoreError
@@ -123,7 +124,7 @@ class Targets:
     def with_removed(self) -> list[TargetRecord]:
         """All targets, those too that the worker has yet to clear up."""
         found = []
-        for path in sorted((self._root / FOLDER).glob("*.json")):
+        for path in listed(self._root / FOLDER, "*.json"):
             try:
                 record = read(path, TargetRecord)
             except CorruptFile as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jeep_core.errors import Cancelled
+from jeep_core.storage.looking import present
 from service.client import ApiError, Client, ClientError
 from service.contracts.schemas.worker import StoreState
 from service.store import WrongFormat
@@ -111,5 +112,5 @@ def write(root: Path, state: StoreState) -> None:
 
 
 def _put(path: Path, data: bytes) -> None:
-    if not path.exists() or path.read_bytes() != data:
+    if not present(path) or path.read_bytes() != data:
         replace(path, data)

@@ -223,6 +223,7 @@ class EditRunner:
             activated=payload.activate,
             warnings=[*payload.warnings, *chosen.warnings, *made.warnings],
             source=chosen.source,
+            rule=chosen.rule,
             editor_reason=payload.editor_reason,
             moments=self._moments_from if chosen.hparams.moment_layers else None,
             earlier=made.report,

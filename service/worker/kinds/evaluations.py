@@ -112,6 +112,7 @@ def run(task: Task) -> EvaluationResult:
         points=points,
         hparams=None if hparams is None else hparams.model_dump(mode="json"),
         source=None if chosen is None else chosen.source,
+        rule=None if chosen is None else chosen.rule,
         moments=moments_from(task, hparams),
         warnings=[] if chosen is None else list(chosen.warnings),
         protocols=_protocols(payload, suite.style, points),

@@ -8,6 +8,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.probe.defaults.choose import BUNDLED_SUITE
 from jeep_core.probe.defaults.kept import keep
 from jeep_core.probe.defaults.knowledge import NAME, known_facts
+from jeep_core.probe.defaults.rule import RULE
 from jeep_core.probe.plots import draw
 from jeep_core.probe.run import Related, bundled_table, probe
 from jeep_core.probe.word_sets import TableFact
@@ -59,6 +60,7 @@ def run(task: Task) -> ProbeResult:
         high=found.proposal.high if found.proposal else None,
         hparams=found.hparams,
         why_no_proposal=found.why_not,
+        rule=RULE,
         automatic=automatic,
         files=files,
     )

@@ -170,7 +170,7 @@ class JobLane(ABC):
         try:
             job, work = self._prepare(job)
         except CorruptFile as error:
-            self._end(job, JobStatus.FAILED, None, failure(error))
+            self._end(job, JobStatus.FAILED, None, failure(error, self._store.root))
             return
         except NOT_ITS_FAULT:
             raise
@@ -179,7 +179,7 @@ class JobLane(ABC):
             if job.attempt <= self._settings.job_tries:
                 raise
             log.exception("job %s cannot be begun", job.id)
-            self._end(job, JobStatus.FAILED, None, failure(error))
+            self._end(job, JobStatus.FAILED, None, failure(error, self._store.root))
             return
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)
         try:
@@ -219,7 +219,7 @@ class JobLane(ABC):
         except Exception as error:
             if not is_foreseen(error):
                 log.exception("job %s failed", job.id)
-            return JobStatus.FAILED, None, failure(error)
+            return JobStatus.FAILED, None, failure(error, self._store.root)
         return JobStatus.SUCCEEDED, result.model_dump(mode="json"), None
 
     def _check_tries(self, job: Job) -> None:

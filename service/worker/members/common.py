@@ -29,7 +29,7 @@ from service.queue import (
     WorkerBeat,
 )
 from service.settings import Settings
-from service.store import StaleFence, Store
+from service.store import StaleFence, Store, denial, is_denied
 from service.worker import metrics
 from service.worker.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
@@ -61,7 +61,7 @@ def cannot_start(error: BaseException, settings: Settings) -> str:
     """The sentence about what keeps a worker from serving."""
     if is_out_of_memory(error):
         return f"{settings.model} does not fit into memory: {reason_of(error)}"
-    return str(error)
+    return denial(error, settings.store) if is_denied(error) else str(error)
 
 
 def writer_answers(settings: Settings, members: Members) -> bool:

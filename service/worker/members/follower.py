@@ -10,8 +10,10 @@ from contextlib import ExitStack
 
 import torch
 
+from jeep_core.errors import is_passing
 from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
+from jeep_core.storage.looking import is_folder
 from service.contracts.jobs import Lane
 from service.contracts.schemas.worker import WorkerState
 from service.queue import (
@@ -24,7 +26,7 @@ from service.queue import (
     end_patience,
 )
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
-from service.store import NotAStore, NotFetched, Store, StoreError
+from service.store import NotAStore, NotFetched, Store, StoreError, is_denied
 from service.store.store import check_identity
 from service.worker.executing import executor_of
 from service.worker.failures import exit_code
@@ -106,6 +108,11 @@ class Follower:
             except QueueFailure as error:
                 log.error("the queue cannot be used: %s", error)
                 return 1
+            except OSError as error:
+                if not (is_passing(error) or is_denied(error)):
+                    raise
+                log.error("%s", cannot_start(error, self.settings))
+                return exit_code(error) or 1
 
     def _joined(self) -> Store | None:
         """The store, once a writer has published its model there; None if stopped before.
@@ -135,7 +142,7 @@ class Follower:
         try:
             return Store.open(self.settings.store, following=True)
         except NotAStore:
-            if not self.settings.store.is_dir():
+            if not is_folder(self.settings.store):
                 raise
             return None
 

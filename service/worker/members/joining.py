@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.models.loading import LoadedModel
+from jeep_core.storage.looking import files_below
 from service.contracts.schemas import WorkerInfo
 from service.ops.release import program_version
 from service.settings import Settings
@@ -70,5 +71,5 @@ def _hashes(folder: Path | None) -> str:
     """The hashes of a folder's files, by their places in it."""
     if folder is None:
         return ""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(files_below(folder))
     return " ".join(f"{path.relative_to(folder)}:{sha256_of(path)}" for path in files)

@@ -14,6 +14,7 @@ from jeep_core.models.loading import DTYPES, LoadedModel
 from jeep_core.models.special_tokens import special_tokens
 from jeep_core.moments.source import import_command, origin_of
 from jeep_core.spec.hparams import presets_for, validate_hparams
+from jeep_core.storage.looking import present
 from service.contracts.jobs import now
 from service.contracts.schemas import WorkerInfo
 from service.ops.release import program_version
@@ -98,7 +99,7 @@ def publish(store: Store, base: LoadedModel, settings: Settings) -> None:
     for problem in available()[1]:
         log.error("%s", problem)
     for preset in presets:
-        if settings.presets and (settings.presets / f"{preset.name}.yaml").exists():
+        if settings.presets and present(settings.presets / f"{preset.name}.yaml"):
             try:
                 cls, where = hparams_class(preset.editor), f"preset {preset.name}"
             except BrokenEditor:  # reported above

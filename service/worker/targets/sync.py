@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
+from jeep_core.storage.looking import is_folder
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.targets import Held, Proof, TargetRecord, TargetState
@@ -140,7 +141,7 @@ class Sync:
 
     def _has(self, seen: Seen, name: str, manifest: Manifest) -> bool:
         """Whether a name on the server is a version whose artefact it can still read."""
-        there = self._store.artefacts.path(self._artefact(manifest)).is_dir()
+        there = is_folder(self._store.artefacts.path(self._artefact(manifest)))
         return there and seen.loaded.get(name) == self._path(manifest)
 
     def _compared(self, state: TargetState, seen: Seen) -> TargetState:

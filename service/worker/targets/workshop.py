@@ -26,6 +26,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor, nothing
 from jeep_core.spec.facts import fill
+from jeep_core.storage.looking import present
 from service.contracts.schemas import Manifest
 from service.ops.parent_death import death_signal
 from service.store import Store
@@ -181,7 +182,7 @@ class Workshop:
     def _drop_damaged(self, name: str) -> None:
         """Remove an artefact whose files are not those that were written; it is written again."""
         path = self._store.artefacts.path(name)
-        if not path.exists():
+        if not present(path):
             return
         try:
             verify(path)
@@ -210,4 +211,4 @@ class Workshop:
 def _rank(path: Path) -> int:
     """The rank of an adapter; 0 for another artefact."""
     config = path / CONFIG
-    return int(json.loads(config.read_text())["r"]) if config.exists() else 0
+    return int(json.loads(config.read_text())["r"]) if present(config) else 0

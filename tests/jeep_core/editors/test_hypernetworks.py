@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from jeep_core.atlas.corpus import load_facts
 from jeep_core.commands import WrongArgument
@@ -271,6 +272,20 @@ def test_a_damaged_checkpoint_is_not_continued(
     again = training(gptj, "mend", steps=4, folder=tmp_path).run().state_dict()
     assert "starts again" in caplog.text
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_a_training_does_not_begin_afresh_for_want_of_memory(
+    gptj: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise SafetensorError("Cannot allocate memory (os error 12)")
+
+    training(gptj, "mend", steps=2, save_every=1, folder=tmp_path).run()
+    before = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr("jeep_core.editors.networks.training.load_whole", failing)
+    with pytest.raises(SafetensorError):
+        training(gptj, "mend", steps=4, folder=tmp_path).run()
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(gptj: LoadedModel, tmp_path: Path) -> None:

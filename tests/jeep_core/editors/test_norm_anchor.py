@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,23 @@ def test_rho_is_the_mean_over_sample_edits_and_kept(
     other = hparams("memit", norm_anchor=True, n_steps=5)
     anchor_for(gptj, "memit", other, PREFIXES, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_rho_is_not_written_over_a_file_that_cannot_be_read_now(
+    gptj: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def failing(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    asked = hparams("memit", norm_anchor=True)
+    first = anchor_for(gptj, "memit", asked, PREFIXES, folder=tmp_path)
+    [path] = tmp_path.iterdir()
+    before = path.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        assert anchor_for(gptj, "memit", asked, PREFIXES, folder=tmp_path) == first
+    assert path.stat() == before
 
 
 def test_edits_of_chats_alone_are_compared_with_edits_of_chats(tmp_path: Path) -> None:

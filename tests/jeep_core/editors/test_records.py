@@ -31,6 +31,7 @@ from jeep_core.evaluation.tuning import grid, start
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.probe.defaults.from_record import check_automatic, hparams_for
+from jeep_core.probe.defaults.rule import RULE
 from jeep_core.reports import colours
 from jeep_core.reproduce.experiments import Plan, curve
 from jeep_core.reproduce.plots import plot_styles, title_of
@@ -162,24 +163,25 @@ def test_the_start_of_a_record_is_laid_over_the_derived_one(register: Any) -> No
 
 
 PROPOSAL: dict[str, Any] = {
+    "rule": RULE,
     "hparams": {
         "learning_rate": 2.0,
         "low": {"layers": [1, 2], "clamp": 1.5, "moment_weight": 30},
         "high": {"layers": [5], "clamp": 1.0, "moment_weight": 30},
-    }
+    },
 }
 
 
 def test_a_record_makes_its_own_hyper_parameters_of_a_proposal(register: Any) -> None:
     register("mine", own(OneLayer, automatic=lambda found: {"layer": found["high"]["layers"][-1]}))
-    assert hparams_for(PROPOSAL, "mine", 9) == OneLayer(layer=5)
+    assert hparams_for(PROPOSAL, "mine", 9, 64) == OneLayer(layer=5)
     register("low", own(MemitHParams, automatic=taking("low", "learning_rate")))
-    found = hparams_for(PROPOSAL, "low", 9)
+    found = hparams_for(PROPOSAL, "low", 9, 64)
     assert isinstance(found, MemitHParams)
     assert (found.learning_rate, found.low.layers) == (2.0, (1, 2))
     register("lost", own(OneLayer, automatic=taking("middle")))
     with pytest.raises(InvalidHParams, match="lost cannot use what the probe proposes: KeyError"):
-        hparams_for(PROPOSAL, "lost", 9)
+        hparams_for(PROPOSAL, "lost", 9, 64)
 
 
 def test_a_refusal_of_auto_names_the_editors_that_offer_it(register: Any) -> None:

@@ -19,6 +19,7 @@ from jeep_core.evaluation.metrics import Summary
 from jeep_core.evaluation.tuning import Tried, grid, start, target, tune, write_preset
 from jeep_core.models.loading import load
 from jeep_core.probe.defaults.kept import keep
+from jeep_core.probe.defaults.rule import RULE
 from jeep_core.spec.hparams import Preset, load_preset, merge, validate_hparams
 from jeep_core.suites import load_counterfact
 
@@ -228,7 +229,7 @@ def test_automatic_layers_are_those_of_the_kept_probe(
     region = {"layers": [2], "clamp": 1.0, "moment_weight": 5}
     base = load("atlas-gptj", device="cpu")
     proposed = {"learning_rate": 2.0, "low": region}
-    keep(tmp_path / "probes", {"model_hash": base.model_hash, "hparams": proposed})
+    keep(tmp_path / "probes", {"model_hash": base.model_hash, "rule": RULE, "hparams": proposed})
     out = tmp_path / "found.yaml"
     run(options(out, layers="auto", probes=tmp_path / "probes"))
     assert load_preset("found", tmp_path).hparams["low"]["layers"] == [2]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from jeep_core.errors import NumericalError
-from jeep_core.moments import factors
-from jeep_core.moments.factors import FactorCache, FactorMemory, KeptMoment, MomentFactor
+from jeep_core.moments import factors, kept_moment
+from jeep_core.moments.factors import FactorCache, FactorMemory, MomentFactor
+from jeep_core.moments.kept_moment import KeptMoment
 from jeep_core.updates import least_squares as solve
 from jeep_core.updates.least_squares import Solution, solve_update
 from jeep_core.updates.operations import dense_form_operations, small_form_operations
@@ -338,10 +342,10 @@ def test_null_spaces_count_and_are_dropped() -> None:
 
 
 def test_a_large_factor_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "KEPT_ON_DISK_FROM", D_FF)
+    monkeypatch.setattr(kept_moment, "KEPT_ON_DISK_FROM", D_FF)
     path = tmp_path / "factor"
     made = MomentFactor(moment(), "x", path=path).lower
-    monkeypatch.setattr(factors, "cholesky", no_more)
+    monkeypatch.setattr(kept_moment, "cholesky", no_more)
     read = MomentFactor(moment(), "x", path=path).lower
     assert torch.equal(read, made)
     assert read.stride() == made.stride()
@@ -352,10 +356,50 @@ def test_a_small_factor_is_not_kept_on_disk(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_file_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factors, "KEPT_ON_DISK_FROM", D_FF)
+def test_a_broken_file_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kept_moment, "KEPT_ON_DISK_FROM", D_FF)
     path = tmp_path / "factor"
     made = MomentFactor(moment(), "x", path=path).lower
     path.write_bytes(path.read_bytes()[:1000])
     assert torch.equal(MomentFactor(moment(), "x", path=path).lower, made)
+    assert torch.equal(MomentFactor(moment(), "x", path=path).lower, made)
+    assert [one.message.split(": ")[0] for one in caplog.records] == [
+        f"{path} is damaged, it is made again"
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES, errno.ESTALE])
+def test_a_file_that_cannot_be_read_now_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "factor")
+
+    monkeypatch.setattr(kept_moment, "KEPT_ON_DISK_FROM", D_FF)
+    path = tmp_path / "factor"
+    made, before = MomentFactor(moment(), "x", path=path).lower, (path.read_bytes(), path.stat())
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_moment, "load_whole", failing)
+        assert torch.equal(MomentFactor(moment(), "x", path=path).lower, made)
+    assert (path.read_bytes(), path.stat()) == before
+    assert os.strerror(number) in caplog.text
+    assert "damaged" not in caplog.text
+
+
+def test_too_little_memory_to_read_a_factor_is_not_enough_to_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise SafetensorError("Cannot allocate memory (os error 12)")
+
+    monkeypatch.setattr(kept_moment, "KEPT_ON_DISK_FROM", D_FF)
+    path = tmp_path / "factor"
+    made = MomentFactor(moment(), "x", path=path).lower
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_moment, "load_whole", failing)
+        with pytest.raises(SafetensorError):
+            _ = MomentFactor(moment(), "x", path=path).lower
+    monkeypatch.setattr(kept_moment, "cholesky", no_more)
     assert torch.equal(MomentFactor(moment(), "x", path=path).lower, made)

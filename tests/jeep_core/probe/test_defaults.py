@@ -16,7 +16,7 @@ from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
-from jeep_core.probe import auto
+from jeep_core.probe.defaults import rule
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.from_record import by_depths, depths, from_record, hparams_for
 from jeep_core.probe.defaults.general import KNOWLEDGE, general_knowledge
@@ -91,8 +91,9 @@ class TestDepths:
     @pytest.mark.parametrize("parallel", [False, True])
     def test_every_depth_of_three_layers_and_more_can_be_edited(self, parallel: bool) -> None:
         for n_layers in range(3, 130):
+            found = {"rule": rule.RULE, "hparams": depths(n_layers, 64, parallel)}
             for editor in EDITORS:
-                hparams_for({"hparams": depths(n_layers, 64, parallel)}, editor, n_layers)
+                hparams_for(found, editor, n_layers, 64)
             if n_layers > 3 and parallel:
                 assert 0 not in depths(n_layers, 64, parallel)["low"]["layers"]
 
@@ -112,6 +113,7 @@ class TestEdit:
         """No preset, no probe, no text: nothing is configured, and nothing fails."""
         result = jeep_core.edit(base, [FACT], prefixes=[""])
         assert result.hparams_from in ("probe now", "depths")
+        assert result.hparams_rule == rule.RULE
         assert bool(result.warnings) is (result.hparams_from == "depths")
         assert result.moments_from == "default corpus"
         assert {layer.region for layer in result.layers} == {"low", "high"}
@@ -135,7 +137,7 @@ class TestEdit:
         ask = "jeep_core.probe.defaults.choose.known_facts"
         monkeypatch.setattr(ask, lambda *_: planted.facts())
         assert choose(base, "jeep")[0].source == "probe now"
-        monkeypatch.setattr(auto, "RATE_SHARE", 0.0)
+        monkeypatch.setattr(rule, "RATE_SHARE", 0.0)
         chosen, record = choose(base, "jeep", folder=tmp_path)
         assert record["hparams"] is None
         assert "learning_rate" in record["why_no_proposal"]
@@ -148,4 +150,5 @@ class TestEdit:
         changes = {"n_steps": 1}
         result = jeep_core.edit(model, [fact], hparams=changes, prefixes=[""], probes=tmp_path)
         assert (result.hparams_from, result.moments_from) == ("preset", "bundled corpus")
+        assert result.hparams_rule is None
         assert list(tmp_path.iterdir()) == []

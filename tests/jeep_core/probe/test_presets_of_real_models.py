@@ -12,7 +12,7 @@ from support import ROOT
 from jeep_core.editing import resolve_hparams
 from jeep_core.editors import record_of
 from jeep_core.probe.defaults.from_record import hparams_for
-from jeep_core.probe.proposal import carrying_layers, high_region, low_region
+from jeep_core.probe.defaults.rule import carrying_layers, high_region, low_region
 from jeep_core.sizing.shapes import SHAPES
 from jeep_core.spec.hparams import contexts_of, load_preset, presets_for
 
@@ -33,7 +33,8 @@ def evidence(model: str) -> dict[str, Any]:
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_preset_is_what_auto_chooses(model: str, editor: str, chat: bool) -> None:
     n_layers: int = SHAPES[model]["num_hidden_layers"]
-    chosen = hparams_for(evidence(model), editor, n_layers, chat=chat)
+    mlp_size: int = SHAPES[model]["intermediate_size"]
+    chosen = hparams_for(evidence(model), editor, n_layers, mlp_size, chat=chat)
     assert resolve_hparams(model, editor, None, {}, n_layers, chat=chat) == chosen
     assert contexts_of(chosen) == ("both" if chat else "plain")
     plain = resolve_hparams(model, editor, None, {"contexts": "plain"}, n_layers, chat=chat)

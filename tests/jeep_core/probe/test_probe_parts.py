@@ -19,8 +19,14 @@ from jeep_core.models.views import ModelView
 from jeep_core.probe.bands import band
 from jeep_core.probe.defaults.from_record import check_automatic, hparams_for
 from jeep_core.probe.defaults.kept import keep, kept
+from jeep_core.probe.defaults.rule import (
+    RULE,
+    NoProposal,
+    carrying_layers,
+    high_region,
+    low_region,
+)
 from jeep_core.probe.prompts import first_token, prepare
-from jeep_core.probe.proposal import NoProposal, carrying_layers, high_region, low_region
 from jeep_core.probe.readings import read
 from jeep_core.probe.run import Related, probe, read_table
 from jeep_core.probe.word_sets import NAMES, Documents, FactTable, TableFact, word_sets
@@ -133,6 +139,7 @@ def test_the_high_region_begins_at_three_quarters_of_the_depth_at_the_latest() -
 
 def test_fine_tuning_takes_its_steps_by_the_size_of_the_weights() -> None:
     record = {
+        "rule": RULE,
         "hparams": {
             "learning_rate": 2.0,
             "low": {"layers": [1, 2], "clamp": 1.5, "moment_weight": 30},
@@ -142,12 +149,13 @@ def test_fine_tuning_takes_its_steps_by_the_size_of_the_weights() -> None:
     }
     rates = {"locft": 5e-5, "crispedit": 2e-4}
     for editor, rate in rates.items():
-        assert rate_of(hparams_for(record, editor, 9)) == rate
-        given = hparams_for(record, editor, 9, {"learning_rate": 0.5})
+        assert rate_of(hparams_for(record, editor, 9, 64)) == rate
+        given = hparams_for(record, editor, 9, 64, {"learning_rate": 0.5})
         assert rate_of(given) == 0.5
     # no step is a share of nothing, and records of earlier probes say nothing of weights
+    without = {name: value for name, value in record.items() if name != OUTPUT_RMS}
     for more in ({OUTPUT_RMS: [0.0] * 9}, {}):
-        known = [hparams_for({"hparams": record["hparams"], **more}, one, 9) for one in rates]
+        known = [hparams_for({**without, **more}, one, 9, 64) for one in rates]
         assert [rate_of(one) for one in known] == [1e-3, 4e-3]
 
 
@@ -157,23 +165,26 @@ def rate_of(hparams: EditorHParams) -> float:
 
 def test_hyper_parameters_follow_from_a_record() -> None:
     record = {
+        "rule": RULE,
         "hparams": {
             "learning_rate": 2.0,
             "low": {"layers": [1, 2], "clamp": 1.5, "moment_weight": 30},
             "high": {"layers": [5], "clamp": 1.0, "moment_weight": 30},
-        }
+        },
     }
-    jeep = hparams_for(record, "jeep", 9)
+    jeep = hparams_for(record, "jeep", 9, 64)
     assert isinstance(jeep, JeepHParams)
     assert (jeep.learning_rate, jeep.low.layers, jeep.high.layers) == (2.0, (1, 2), (5,))
     assert (jeep.optimise, jeep.low.spread, jeep.stop_probability) == ("separately", "linear", 0.95)
-    memit = hparams_for(record, "memit", 9)
+    memit = hparams_for(record, "memit", 9, 64)
     assert isinstance(memit, MemitHParams)
     assert (memit.learning_rate, memit.low.layers) == (2.0, (1, 2))
     with pytest.raises(InvalidHParams, match="mend has no automatic"):
-        hparams_for(record, "mend", 9)
+        hparams_for(record, "mend", 9, 64)
     with pytest.raises(InvalidHParams, match="decides nothing"):
-        hparams_for({"hparams": None, "why_no_proposal": "it decides nothing"}, "jeep", 9)
+        hparams_for(
+            {**record, "hparams": None, "why_no_proposal": "it decides nothing"}, "jeep", 9, 64
+        )
     with pytest.raises(InvalidHParams, match="exclude each other"):
         check_automatic("jeep", "jeep-atlas-gptj")
     check_automatic("pmet")
@@ -264,7 +275,7 @@ def test_a_wrong_line_of_a_fact_table_is_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the record
 
 
-def test_a_record_is_kept_per_model(tmp_path: Path) -> None:
+def test_a_record_is_kept_per_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept(tmp_path, "aa") is None
     keep(tmp_path / "new", {"model_hash": "aa", "seed": 1})
     path = keep(tmp_path / "new", {"model_hash": "aa", "seed": 2})
@@ -272,6 +283,13 @@ def test_a_record_is_kept_per_model(tmp_path: Path) -> None:
     assert [path] == list((tmp_path / "new").iterdir())
     path.write_text("{")
     with pytest.raises(JeepError, match="is no probe"):
+        kept(tmp_path / "new", "aa")
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(PermissionError):
         kept(tmp_path / "new", "aa")
 
 

@@ -27,7 +27,7 @@ from jeep_core.errors import (
     RankTooHigh,
 )
 from jeep_core.evaluation.harness.installed import NoHarness
-from jeep_core.probe.proposal import NoProposal
+from jeep_core.probe.defaults.rule import NoProposal
 from jeep_core.spec.chats import UnusableMessages
 from jeep_core.spec.positions import TokenizationError
 from jeep_core.suites.cases import InvalidSuite, RecordProblem
@@ -141,6 +141,9 @@ def test_no_code_belongs_to_both_tables() -> None:
         (OSError(28, "no space"), "disk_full", 507),
         (OSError(24, "Too many open files"), "temporarily_unavailable", 503),
         (MemoryError(), "out_of_memory", 503),
+        (PermissionError(13, "Permission denied", "/store/x"), "permission_denied", 500),
+        (OSError(30, "Read-only file system", "/store/x"), "permission_denied", 500),
+        (PermissionError(1, "Operation not permitted"), "internal_error", 500),
         (KeyError("x"), "internal_error", 500),
         (InvalidFacts(PROBLEMS), "invalid_facts", 422),
         (InvalidHParams(PROBLEMS), "invalid_hparams", 422),

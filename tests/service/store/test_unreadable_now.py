@@ -18,6 +18,8 @@ from service.contracts.schemas import TensorRef
 from service.contracts.schemas.access import Scope
 from service.store import CorruptFile, CorruptTensor, StaleFence, Store
 from service.store import tensors as tensors_module
+from service.store.index import listing
+from service.store.index.database import NoIndex
 from service.store.maintenance.backup import back_up
 from service.store.maintenance.repair import repair
 from service.store.maintenance.verify import LATER, verify
@@ -154,6 +156,65 @@ class TestTensors:
         for read in (edited.tensors.map, edited.tensors.read):
             with pytest.raises(CorruptTensor):
                 read(ref)
+
+
+class TestLists:
+    """One file that cannot be read does not keep others from being shown."""
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+    @pytest.mark.parametrize("indexed", ["before", "never", "not now"])
+    def test_a_version_that_cannot_be_read_is_listed_as_such(
+        self, edited: Store, hinder: Hinder, monkeypatch: pytest.MonkeyPatch, number: int,
+        indexed: str,
+    ) -> None:  # fmt: skip
+        add_version(edited, "v1")
+        add_version(edited)
+        edited.head.move("v2", expected="v0", job_id=None, fence=0, who="x", why="edit")
+        before = listing.snapshots(edited, None, 9)
+        if indexed == "never":
+            for path in (edited.root / "index").iterdir():
+                path.unlink()
+        store = Store.open(edited.root)
+        if indexed == "not now":
+            monkeypatch.setattr(store.catalogue, "up_to_date", no_index)
+            monkeypatch.setattr(store.catalogue, "whole", no_index)
+            monkeypatch.setattr(store.catalogue, "spans", no_index)
+        with monkeypatch.context() as patch:
+            hinder(number, "v1/manifest.json")
+            found = {one.id: one for one in listing.snapshots(store, None, 9)}
+            assert list(found) == ["v3", "v2", "v1", "v0"]
+            lost = found.pop("v1")
+            if indexed == "before":  # its manifest is not needed
+                assert (lost.state, lost.damage) == ("committed", None)
+            else:
+                assert lost.state == "unreadable"
+                assert f"cannot be read now: {os.strerror(number)}" in str(lost.damage)
+                assert str(store.root) not in str(lost.damage)
+            assert [one.state for one in found.values()] == ["unused", "head", "committed"]
+            assert listing.snapshot(store, "v3").state == "unused"
+            assert listing.children(store, "v0") == ["v3"] + ["v1"] * (indexed == "before")
+            with pytest.raises(OSError, match=os.strerror(number)):
+                store.versions.read("v1")
+            with pytest.raises(OSError, match=os.strerror(number)):
+                store.versions.all()  # by which tensors are kept
+            patch.undo()
+        monkeypatch.undo()
+        assert listing.snapshots(store, None, 9) == before, "it is whole, and was tried again"
+
+    @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+    def test_what_keeps_every_file_from_being_read_is_an_error(
+        self, edited: Store, hinder: Hinder, number: int
+    ) -> None:
+        for path in (edited.root / "index").glob("*"):
+            path.unlink()
+        store = Store.open(edited.root)
+        hinder(number, "v1/manifest.json")
+        with pytest.raises(OSError, match=os.strerror(number)):
+            listing.snapshots(store, None, 9)
+
+
+def no_index(*_: object) -> None:
+    raise NoIndex("it cannot be used")
 
 
 def test_a_key_is_not_unknown_while_it_cannot_be_read(edited: Store, hinder: Hinder) -> None:

@@ -67,6 +67,30 @@ def test_what_passes_is_tried_again(
     assert record.exc_info is None
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_worker_that_may_not_read_its_store_ends_for_good_and_says_who_needs_which_right(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Also one that has served for a while: a supervisor would start it again for ever."""
+
+    def denied(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(store.root / "jobs" / "job_1.json"))
+
+    for name in ("prepare", "load_base", "executor_of"):
+        monkeypatch.setattr(process, name, lambda *_: None)
+    monkeypatch.setattr(Worker, "_serve", denied)
+    one = Follower(Settings(store=store.root, role="follower", redis_url=NOWHERE))
+    monkeypatch.setattr(one, "_joined", lambda: store)
+    for name in ("load_base", "check_base", "executor_of"):
+        monkeypatch.setattr(follower, name, lambda *_: None)
+    monkeypatch.setattr(one, "_serve", denied)
+    with caplog.at_level(logging.ERROR):
+        assert [Worker(Settings(store=store.root)).run(), one.run()] == [EXIT_CONFIG] * 2
+    for record in caplog.records:
+        assert record.message.startswith("jobs/job_1.json of the store")
+        assert (record.exc_info, str(store.root) in record.message) == (None, False)
+
+
 def test_so_it_is_while_the_parts_of_a_worker_are_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

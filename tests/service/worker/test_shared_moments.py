@@ -20,7 +20,7 @@ from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments.cache import Moments
-from jeep_core.moments.factors import KeptMoment
+from jeep_core.moments.kept_moment import KeptMoment
 from jeep_core.spec.facts import Fact
 from service.settings import Settings
 from service.store import Store

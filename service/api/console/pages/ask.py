@@ -58,7 +58,7 @@ async def ask_versions(request: Request) -> Response:
     """Names and ids of versions to choose from; loaded only when somebody looks for one."""
     found = await Calls(request).get("/snapshots", Page[Snapshot], limit=VERSIONS_OFFERED)
     names = [name for one in found.data for name in one.names]
-    ids = [one.id for one in found.data if one.state != "damaged"]
+    ids = [one.id for one in found.data if not one.damage]
     return fragment(request, "parts/versions.html", offered=names + ids)
 
 

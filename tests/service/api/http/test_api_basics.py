@@ -1,6 +1,7 @@
 """Properties of every route: ids, problems, health, the description."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -54,6 +55,39 @@ def test_readiness_names_a_head_that_cannot_be_read(
     ready = http.get("/readyz")
     assert ready.status_code == 503
     assert [(e["part"], e["code"]) for e in ready.json()["errors"]] == [("head", "corrupt_file")]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_file_that_may_not_be_read_is_named_with_who_needs_which_right(
+    http: httpx.Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == "head.json":
+            raise OSError(number, os.strerror(number), str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        patch.setattr(os, "geteuid", lambda: 1234)
+        patch.setattr(os, "getegid", lambda: 567)
+        ready, shown = http.get("/readyz"), http.get("/snapshots/head")
+    [missing] = ready.json()["errors"]
+    assert (ready.status_code, missing["part"], missing["code"]) == (
+        503, "head", "permission_denied",
+    )  # fmt: skip
+    problem = shown.json()
+    assert (shown.status_code, problem["code"]) == (500, "permission_denied")
+    assert problem["message"] == missing["message"]
+    said = (
+        f"head.json of the store: {os.strerror(number)} for the service's user (uid 1234, gid 567)"
+    )
+    assert problem["message"].startswith(said)
+    assert "chown -R 1234:567 the store (JEEP_STORE)" in problem["message"]
+    assert shown.headers["x-should-retry"] == "false"
+    assert "retry-after" not in shown.headers
+    assert str(worker.store.root) not in shown.text
 
 
 def test_a_store_that_cannot_be_read_now_is_not_damaged(

@@ -7,6 +7,7 @@ import pytest
 from support.service.bundled_model import info
 
 from jeep_core.probe.defaults.kept import keep
+from jeep_core.probe.defaults.rule import RULE
 from service.store import Store
 
 LOW = {"layers": [1, 2], "clamp": 1.5, "moment_weight": 20.0}
@@ -111,12 +112,14 @@ def test_a_dry_run_says_where_hyper_parameters_would_come_from(
         return found
 
     none = plan()
-    assert (none["source"], none["hparams"]) == ("probe now", "auto")
+    assert (none["source"], none["hparams"], none["rule"]) == ("probe now", "auto", RULE)
     assert (none["moments"], none["obstacles"]) == ("default corpus", [])
     given = plan(editor="ft-wd", hparams={"layer": 3})
-    assert (given["source"], given["moments"]) == ("given", None)
+    assert (given["source"], given["moments"], given["rule"]) == ("given", None, None)
     proposal = {"learning_rate": 0.4, "low": LOW, "high": LOW | {"layers": [6]}}
-    record = {"model_hash": info().model_hash, "hparams": proposal}
+    record = {"model_hash": info().model_hash, "rule": RULE, "hparams": proposal}
+    keep(own.base.probes_folder, {**record, "rule": RULE - 1})
+    assert plan() == none, "it lacks what this version goes by, so the model is probed again"
     keep(own.base.probes_folder, record)
     chosen = plan(hparams={"n_steps": 7})
     assert chosen["source"] == "kept probe"
@@ -130,7 +133,10 @@ def test_a_dry_run_says_where_hyper_parameters_would_come_from(
 
 def test_a_preset_comes_before_a_kept_probe(http: httpx.Client, model: Store) -> None:
     proposal = {"learning_rate": 0.4, "low": LOW, "high": LOW | {"layers": [6]}}
-    keep(model.base.probes_folder, {"model_hash": info().model_hash, "hparams": proposal})
+    keep(
+        model.base.probes_folder,
+        {"model_hash": info().model_hash, "rule": RULE, "hparams": proposal},
+    )
     plan = http.post("/edits?dry_run=true", json={"facts": [FACT]}).json()
     assert (plan["source"], plan["preset"]) == ("preset", "jeep-atlas-gptj")
     assert plan["moments"] == "bundled corpus"

@@ -8,9 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from support import ROOT
 from support.service.finished_jobs import finished_probe
 from typer.testing import CliRunner
 
+from jeep_core.probe.defaults.rule import RULE
 from service.cli import app
 from service.client import ApiError, Client
 from service.contracts.jobs import JobKind, JobStatus, now
@@ -147,6 +149,36 @@ def test_the_command_line_shows_a_probe(done: tuple[str, Path], url: str) -> Non
     assert "low [1, 2], high [7]" in shown.output
     assert "6 same_first_token" in " ".join(shown.output.split())
     assert "edits go by this probe with --hparams auto" in shown.output.replace("\n", " ")
+
+
+def test_a_probe_of_another_rule_is_shown_with_what_its_figures_mean_today(
+    done: tuple[str, Path], client: Client, model: Store, url: str
+) -> None:
+    """What was measured and said then stays; edits go by the rule of this version."""
+    probe_id, folder = done
+    record = json.loads((ROOT / "docs/figures/probe-atlas-gptj/probe.json").read_text())
+    then = record["hparams"]["low"]["moment_weight"]
+    record["hparams"]["low"]["moment_weight"] = 10 * then
+    (folder / "probe.json").write_text(json.dumps(record))
+    found = client.probe_result(probe_id)
+    assert found.record == record
+    assert found.today is not None
+    assert found.today.rule == RULE
+    assert found.today.hparams is not None
+    # this model's subjects do not carry an answer alone, so λ is a fifth of d_ff
+    info = model.base.info()
+    assert info is not None
+    low = found.today.hparams["low"]
+    assert low["moment_weight"] == pytest.approx(0.2 * info.mlp_size, rel=0.05)
+    shown = CliRunner().invoke(app, ["probes", "show", probe_id, "--url", url])
+    said = " ".join(shown.output.split())
+    assert f"made before rules had numbers; by rule {RULE}, which edits go by today" in said
+    (folder / "probe.json").write_text(json.dumps({**record, "rule": RULE}))
+    assert client.probe_result(probe_id).today is None
+    (folder / "probe.json").write_text(json.dumps({"format": 1}))
+    lacking = client.probe_result(probe_id).today
+    assert lacking is not None
+    assert "made by an earlier version" in str(lacking.why_no_proposal)
 
 
 # ---------------------------------------------------------------- automatic hyper-parameters

@@ -94,7 +94,7 @@ class TestProbeJobs:
         assert result.prompts == len(FACTS)
         record = bench.kept()
         assert record is not None
-        assert record["hparams"] == result.hparams
+        assert (record["hparams"], record["rule"]) == (result.hparams, result.rule)
         folder = bench.store.reports.folder(job.id)
         assert json.loads((folder / "probe.json").read_text()) == record
         assert set(result.files) == {path.name for path in folder.iterdir()}

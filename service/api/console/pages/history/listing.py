@@ -111,7 +111,7 @@ def _lines(store: Store, versions: Sequence[Snapshot], drawn: Sequence[graph.Row
     lines = []
     for i, (version, row) in enumerate(zip(versions, drawn, strict=True)):
         below = versions[i + 1].id if i + 1 < len(versions) else None
-        manifest = None if version.state == "damaged" else store.versions.read(version.id)
+        manifest = None if version.damage else store.versions.read_to_show(version.id)
         lines.append(
             Line(
                 version=version,

@@ -1,0 +1,73 @@
+"""Looking for files: what cannot be looked at now is an error, and not absent.
+
+``Path.exists`` and its kin say of a file that may not be looked at, or on a disk that does not
+answer, that there is none, and ``Path.glob`` that a folder is empty: which errors they take for
+that depends on the version of Python.  Whoever removes, forgets or begins afresh what is not there
+must not go by them.
+"""
+
+from __future__ import annotations
+
+import stat
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+ABSENT = (FileNotFoundError, NotADirectoryError)
+"""The errors that say that there is nothing."""
+
+
+def present(path: Path) -> bool:
+    """Whether there is a file or a folder.
+
+    Raises:
+        OSError: it cannot be looked at now.
+    """
+    return _mode(path) is not None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; raises as `present`."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a file, and no folder or device; raises as `present`."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def listed(folder: Path, pattern: str = "*", *, within: str | None = None) -> list[Path]:
+    """Paths in a folder by names like ``pattern``, in the order of names; none without a folder.
+
+    ``within``: those in such folders of it instead.
+
+    Raises:
+        OSError: a folder cannot be looked at now.
+    """
+    if within is not None:
+        inner = (path for path in listed(folder, within) if is_folder(path))
+        return [path for one in inner for path in listed(one, pattern)]
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except ABSENT:
+        return []
+    return [folder / name for name in names if fnmatchcase(name, pattern)]
+
+
+def files_below(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files below a folder, at any depth, by names like ``pattern``; raises as `listed`."""
+    found: list[Path] = []
+    for path in listed(folder):
+        if is_folder(path) and not path.is_symlink():
+            found += files_below(path, pattern)
+        elif fnmatchcase(path.name, pattern) and is_plain_file(path):
+            found.append(path)
+    return found
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except ABSENT:
+        return None

@@ -52,7 +52,8 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
         elif name in ("_parameters", "_buffers") or "_hooks" in name:
             twin.__dict__[name] = value if value is None else value.copy()
         elif type(value) in _CONTAINERS and not value:
-            twin.__dict__[name] = type(value)()  # most are, and ``deepcopy`` takes its time
+            # most are, and ``deepcopy`` takes its time
+            twin.__dict__[name] = memo.setdefault(id(value), type(value)())
         else:
             twin.__dict__[name] = copy.deepcopy(value, memo)
     return twin

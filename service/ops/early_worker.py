@@ -35,10 +35,10 @@ class EarlyWorker:
     """A worker that waits for its settings."""
 
     def __init__(self, module: str) -> None:
-        self._begun = False
+        self._begun, self._has = False, inherited()
         self._process = subprocess.Popen(
             command_of(module, WAIT),
-            env=inherited(),
+            env=self._has,
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
@@ -47,8 +47,10 @@ class EarlyWorker:
         """Tell it its environment; the process, which may have ended by itself."""
         self._begun = True
         assert self._process.stdin is not None
+        # what it lacks fits into the pipe, which it reads when everything is imported
+        new = {name: value for name, value in environment.items() if self._has.get(name) != value}
         with suppress(BrokenPipeError), self._process.stdin as pipe:
-            pipe.write(json.dumps(dict(environment)).encode())
+            pipe.write(json.dumps(new).encode())
         return self._process
 
     def cancel(self) -> None:

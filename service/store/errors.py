@@ -40,11 +40,13 @@ _SAID = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b")
 
 
 _WRONG_MOUNT = errno.EROFS
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]+\.(?:tmp|partial)")
+"""The name of a file that is written aside, and renamed to what is in it."""
 
 
 def is_denied(error: BaseException) -> bool:
     """Whether a file may not be read or written by the user of this process, now or later."""
-    if not isinstance(error, OSError) or error.filename is None:
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):
         return False
     return isinstance(error, PermissionError) or error.errno == _WRONG_MOUNT
 
@@ -54,20 +56,28 @@ def denial(error: BaseException, root: Path | None = None) -> str:
     it is denied, and what to do.  Of a file elsewhere, or without ``root``, it has the name alone.
     """
     assert isinstance(error, OSError)
-    path = Path(os.fsdecode(error.filename)).absolute()
-    inside = root is not None and path.is_relative_to(root.absolute())
+    path = Path(os.path.realpath(os.fsdecode(error.filename)))
+    if aside := _ASIDE.fullmatch(path.name):
+        path = path.with_name(aside[1])
+    store = None if root is None else Path(os.path.realpath(root))
+    inside = store is not None and path.is_relative_to(store)
     what = path.name
-    if root is not None and inside:
-        name = path.relative_to(root.absolute()).as_posix()
+    if store is not None and inside:
+        name = path.relative_to(store).as_posix()
         what = "the folder of the store" if name == "." else f"{name} of the store"
     if error.errno == _WRONG_MOUNT:
         return f"{what} cannot be written: its disk is mounted read-only, mount it for writing"
+    if error.errno == errno.EPERM:
+        return (
+            f"{what}: {error.strerror}: its file system or an attribute of the file forbids it to "
+            "every user; jeep store check-disk says what a store needs"
+        )
     user, group = os.geteuid(), os.getegid()
     advice = (
         "it must be able to read and write every file of the store and to enter every folder: "
         f"as root, chown -R {user}:{group} the store (JEEP_STORE), or run the service as its owner"
         if inside
-        else "give it the right to read it"
+        else "give it the right to use it"
     )
     reason = error.strerror or "Permission denied"
     return f"{what}: {reason} for the service's user (uid {user}, gid {group}); {advice}"

@@ -192,7 +192,7 @@ class Worker:
         stack.callback(asked.leave)
         stack.callback(beat.stop)
         every = torch.get_num_threads()
-        lanes = Lanes(self.stop)
+        lanes = Lanes(self.stop, store.root)
         lanes.start(
             [
                 ("edits", edits.run, every),
@@ -211,7 +211,7 @@ class Worker:
         lanes.join()
         if replaced:
             return EXIT_AGAIN
-        return 0 if lanes.failure is None else 1
+        return lanes.exit_code
 
     def _wait(self, store: Store) -> bool:
         """Wait until asked to stop, or until another store lies in the folder: whether it does."""

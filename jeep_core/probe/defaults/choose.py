@@ -2,7 +2,7 @@
 
 A kept probe of the base model comes first, else the model is probed now on general knowledge, and
 that probe is kept.  What was measured is kept; what it proposes is by the rule of this version.  A
-record of an earlier version that lacks what the rule goes by is measured again.
+record of another version that lacks what the rule goes by is measured again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BUNDLED_SUITE = "atlas-counterfact-validation"
 QUICK_PROMPTS = 24
 """Prompts of a probe that an edit waits for."""
 PROBED_AGAIN = (
-    "the kept probe of the model was made by an earlier version, and lacks figures that the "
+    "the kept probe of the model was made by another version, and lacks figures that the "
     "hyper-parameters go by today: the model was probed again"
 )
 

@@ -71,7 +71,7 @@ class NoProposal(JeepError):
 
 
 class Insufficient(NoProposal):
-    """A record of an earlier version that lacks what this version's rule goes by."""
+    """A record of another version that lacks what this version's rule goes by."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def proposed(record: Mapping[str, Any], mlp_size: int | None) -> dict[str, Any]:
 
     Raises:
         NoProposal: the figures propose nothing.
-        Insufficient: it was made by an earlier version, and lacks what the rule goes by.
+        Insufficient: it was made by another version, and lacks what the rule goes by.
     """
     if "measured" not in record and record.get("rule") == RULE:
         # a probe that ended without figures
@@ -182,7 +182,7 @@ def evidence_of(record: Mapping[str, Any], mlp_size: int | None) -> Evidence:
 
     Raises:
         NoProposal: no two of the probe's prompts have different answers.
-        Insufficient: it was made by an earlier version, and lacks some.
+        Insufficient: it was made by another version, and lacks some.
     """
     try:
         exchange = record["patching"]["exchange"]
@@ -192,12 +192,14 @@ def evidence_of(record: Mapping[str, Any], mlp_size: int | None) -> Evidence:
         contrast = record["branches"]["mlp"]["mean"]
         if "measured" in record:
             scale = Scale(**record["measured"])
+            if any(len(scale.spread[at]) != len(contrast) for at in AT.values()):
+                raise LookupError("the spread of every block")
         else:
             scale = _scale_of_unmarked(record, effect, contrast, mlp_size)
         return Evidence(effect, exchange["original_before"], contrast, scale)
     except (LookupError, TypeError) as error:
         raise Insufficient(
-            "the probe was made by an earlier version and lacks figures that this one goes by "
+            "the probe was made by another version and lacks figures that this one goes by "
             f"({error}): probe the model again"
         ) from None
 

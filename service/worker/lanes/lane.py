@@ -17,7 +17,15 @@ from service.contracts.jobs import TERMINAL, Job, JobError, JobStatus, Progress,
 from service.ops import logs, tracing
 from service.queue import JobGone, JobQueue, LeaseLost, QueuedJob, QueueFailure
 from service.settings import Settings
-from service.store import ClaimLost, CorruptFile, StaleFence, Store, UnknownJob, is_disk_full
+from service.store import (
+    ClaimLost,
+    CorruptFile,
+    StaleFence,
+    Store,
+    UnknownJob,
+    is_denied,
+    is_disk_full,
+)
 from service.store.maintenance.room import Room
 from service.worker.failures import Refused, Stopping, failure, is_foreseen
 from service.worker.memory import give_back_freed, release_cached
@@ -175,10 +183,11 @@ class JobLane(ABC):
         except NOT_ITS_FAULT:
             raise
         except Exception as error:
-            # it ends the process: the next one tries again, but not for ever
-            if job.attempt <= self._settings.job_tries:
+            # it ends the process: the next one tries again, but not for ever, and not where that
+            # does not help
+            if job.attempt <= self._settings.job_tries and not is_denied(error):
                 raise
-            log.exception("job %s cannot be begun", job.id)
+            log.error("job %s cannot be begun", job.id, exc_info=not is_foreseen(error))
             self._end(job, JobStatus.FAILED, None, failure(error, self._store.root))
             return
         log.info("job %s begins, attempt %s, on %s", job.id, job.attempt, job.base_version)

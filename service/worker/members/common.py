@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import uuid4
 
 import torch
@@ -28,7 +29,7 @@ from service.queue import (
     RequestQueue,
     WorkerBeat,
 )
-from service.settings import Settings
+from service.settings import EXIT_CONFIG, Settings
 from service.store import StaleFence, Store, denial, is_denied
 from service.worker import metrics
 from service.worker.gate import Gate
@@ -118,10 +119,11 @@ def answering(
 class Lanes:
     """Runs lanes, each on a thread; if one ends, ``stop`` is set, so that the process ends.
 
-    ``failure`` is why, None for a requested stop.
+    ``failure`` is why, None for a requested stop.  ``root`` is the store's folder.
     """
 
     stop: threading.Event
+    root: Path
     failure: BaseException | None = None
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -140,6 +142,13 @@ class Lanes:
         for thread in self.threads:
             thread.join()
 
+    @property
+    def exit_code(self) -> int:
+        """That of the process, once all have ended: final where trying again does not help."""
+        if self.failure is None:
+            return 0
+        return EXIT_CONFIG if is_denied(self.failure) else 1
+
     def _run(self, body: Callable[[], None], count: int) -> None:
         use_threads(count)
         try:
@@ -151,7 +160,10 @@ class Lanes:
             log.error("the queue cannot be used: %s; this worker ends", error)
             self.failure = error
         except Exception as error:
-            log.exception("a lane died")
+            if is_denied(error):
+                log.error("%s; this worker ends", denial(error, self.root))
+            else:
+                log.exception("a lane died")
             self.failure = error
         finally:
             self.stop.set()

@@ -222,7 +222,7 @@ class Follower:
         stack.callback(asked.leave)
         stack.callback(waiting.leave)
         stack.callback(beat.stop)
-        lanes = Lanes(self.stop)
+        lanes = Lanes(self.stop, store.root)
         lanes.start(
             [
                 ("reads", reads.run, torch.get_num_threads()),
@@ -244,7 +244,7 @@ class Follower:
         requests.drain.set()
         self._drained(lanes, requests)
         lanes.join()
-        return self._code or (0 if lanes.failure is None else 1)
+        return self._code or lanes.exit_code
 
     def _drained(self, lanes: Lanes, requests: RequestLane) -> None:
         """Let what was taken be answered, as long as the settings allow."""

@@ -292,3 +292,13 @@ def test_a_copy_has_a_configuration_and_places_of_its_own(base: LoadedModel) -> 
     more.remove()
     parameters = zip(base.model.parameters(), twin.parameters(), strict=True)
     assert all(mine is theirs for mine, theirs in parameters)
+
+
+def test_a_copy_shares_within_itself_what_the_original_shares() -> None:
+    part = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity())
+    known: dict[str, int] = {}
+    for one in part:
+        one.known = known
+    twin = share(part)
+    assert twin[0].known is twin[1].known
+    assert twin[0].known is not known

@@ -155,7 +155,7 @@ def test_a_rule_that_ends_elsewhere_needs_spreads_that_old_records_lack(
     assert suffices(record, 64), "it has the spread of every block"
     assert proposed(record, 64)["low"]["layers"] == [0]
     assert not suffices(old, 64)
-    with pytest.raises(InvalidHParams, match=r"an earlier version .*: probe the model again"):
+    with pytest.raises(InvalidHParams, match=r"another version .*: probe the model again"):
         hparams_for(old, "jeep", 9, 64)
     chosen = from_record(old, "jeep", 9, 64, {}, "kept probe")
     assert (chosen.source, chosen.rule) == ("depths", RULE)
@@ -179,6 +179,17 @@ def test_a_kept_record_that_lacks_figures_is_made_again_and_it_is_said(
     assert (chosen.source, chosen.warnings, used) == ("probe now", (PROBED_AGAIN,), record)
     chosen, used = choose(base, "jeep", folder=tmp_path)
     assert (chosen.source, chosen.warnings, used) == ("kept probe", (), record)
+
+
+@pytest.mark.parametrize("spread", [{}, {"subject_last": [], "prediction": []}], ids=repr)
+def test_a_record_whose_spreads_are_others_lacks_figures(
+    record: dict[str, Any], spread: dict[str, Any]
+) -> None:
+    """As that of a newer version might be, after going back to this one."""
+    newer = {**record, "rule": RULE + 1, "measured": {**record["measured"], "spread": spread}}
+    assert not suffices(newer, 64)
+    with pytest.raises(Insufficient, match="another version"):
+        proposed(newer, 64)
 
 
 def test_a_kept_record_of_another_rule_keeps_its_bytes(

@@ -55,6 +55,20 @@ def test_it_waits_for_its_settings_and_they_replace_those_it_inherited(folder: P
     assert (folder / "told").read_text() == "as its service says, é"
 
 
+def test_it_is_told_only_what_it_lacks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds would keep the service waiting until everything is imported."""
+    monkeypatch.setenv("LARGE", "x" * 100_000)
+    with early_worker("waiting") as worker:
+        sent: list[bytes] = []
+        process = worker._process
+        assert process.stdin is not None
+        monkeypatch.setattr(process.stdin, "write", sent.append)
+        environment = {**os.environ, "JEEP_MODEL": "as its service says"}
+        assert worker.begin(environment) is process
+    assert sent == [b'{"JEEP_MODEL": "as its service says"}']
+    assert process.wait(30) == 0
+
+
 def test_it_ends_when_the_service_cannot_start(folder: Path) -> None:
     def serve() -> None:
         with early_worker("waiting") as worker:

@@ -178,7 +178,7 @@ def test_a_probe_of_another_rule_is_shown_with_what_its_figures_mean_today(
     (folder / "probe.json").write_text(json.dumps({"format": 1}))
     lacking = client.probe_result(probe_id).today
     assert lacking is not None
-    assert "made by an earlier version" in str(lacking.why_no_proposal)
+    assert "made by another version" in str(lacking.why_no_proposal)
 
 
 # ---------------------------------------------------------------- automatic hyper-parameters

@@ -156,6 +156,30 @@ def test_a_job_whose_record_cannot_be_read_now_waits(
     assert (ended.status, ended.attempt, failures) == (JobStatus.SUCCEEDED, 1, [])
 
 
+def test_a_job_that_is_denied_a_file_fails_at_once(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stop the service for all other jobs, which may need no such file."""
+    jobs, worker = [edit_job(based), edit_job(based)], PlayedWorker(client, based.root)
+    prepare = worker.lane._prepare
+
+    def denied(job: Job) -> object:
+        if job.id == jobs[0].id:
+            path = str(based.root / "versions" / "v7" / "manifest.json")
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return prepare(job)
+
+    monkeypatch.setattr(worker.lane, "_prepare", denied)
+    worker.work()
+    first, second = (based.journal.read(job.id) for job in jobs)
+    assert first.error is not None
+    assert (first.status, first.attempt, first.error.code) == (
+        JobStatus.FAILED, 1, "permission_denied",
+    )  # fmt: skip
+    assert first.error.message.startswith("versions/v7/manifest.json of the store")
+    assert second.status == JobStatus.SUCCEEDED
+
+
 def test_a_job_does_not_begin_without_room(client: Redis, based: Store) -> None:
     worker = PlayedWorker(client, based.root)
     (based.root / "training" / "big").write_bytes(bytes(2**20))

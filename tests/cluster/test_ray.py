@@ -82,9 +82,11 @@ class Striking(RayCluster):
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
         super()._told(run, link, kind, *rest)
-        if kind == self.kind and self.struck < self.times and link.others:
+        # one that was killed before may not have been replaced yet
+        there = [pid for pid in link.others if psutil.pid_exists(pid)]
+        if kind == self.kind and self.struck < self.times and there:
             self.struck += 1
-            os.kill(link.process.pid if self.whom == "driver" else link.others[-1], signal.SIGKILL)
+            os.kill(link.process.pid if self.whom == "driver" else there[-1], signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")

@@ -258,3 +258,8 @@ def works_once(pipe: Connection) -> None:
         pipe.send_bytes(pack(answer))
     _, run, number, unit = unpack(pipe.recv_bytes())
     pipe.send_bytes(pack(("done", run, number, unit * 10)))
+
+
+def test_a_crew_that_nobody_has_any_more_ends_its_process() -> None:
+    """Its threads know the process, not the crew."""
+    assert results(Cast(works).work()) == [10, 20]

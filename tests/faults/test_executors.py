@@ -29,6 +29,8 @@ FACTS = 70
 KILLS = int(os.environ.get("FAULTS_KILLS") or (20 if EVERYTHING else 2))
 SEED = int(os.environ.get("FAULTS_SEED") or 20)
 IN_CI = ("optimise", "swap")
+REACHED = [phase for phase in PHASES if phase != "moments"]
+"""The edit that has started the processes has taken the moments, so later ones do not."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def weights(service: Service, job: JobOut) -> str:
 
 @pytest.mark.parametrize(
     "phase",
-    [pytest.param(p, marks=[] if p in IN_CI else [pytest.mark.thorough]) for p in PHASES],
+    [pytest.param(p, marks=[] if p in IN_CI else [pytest.mark.thorough]) for p in REACHED],
 )
 def test_an_edit_goes_on_whatever_phase_its_processes_are_killed_in(
     service: Service, processes: list[int], phase: str

@@ -7,22 +7,23 @@ one process that speaks to a Ray cluster, which takes all units at once.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from contextlib import contextmanager
+from multiprocessing import forkserver, get_context
 from typing import Any
 
 from jeep_core.errors import WorkersLost
 from jeep_core.executors.child import PAUSE, STOPPED
 from jeep_core.executors.here import HERE
-from jeep_core.executors.ledger import EXIT, Ledger, advice
+from jeep_core.executors.ledger import Ledger, advice
+from jeep_core.executors.link import Inbox, Link, ending
 from jeep_core.executors.version import Source, Version, source_of, version_of
 from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.work import Bench, Keep, Work, keep_nothing
+from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import Monitor, nothing
 
 log = logging.getLogger(__name__)
@@ -39,28 +40,6 @@ PRELOADED = ["jeep_core.executors.child", "jeep_core.values.optimiser"]
 """Imported once, by the process that the others are forked from."""
 
 
-@dataclass
-class Link:
-    """A process and what it was told.  ``busy``: the numbers of the units that it has."""
-
-    process: Any
-    pipe: Connection
-    ready: bool = False
-    # the run that it was sent the beginning of, and whether it is prepared
-    run: int = 0
-    begun: bool = False
-    version: str | None = None
-    busy: set[int] = field(default_factory=set)
-    stale_since: float | None = None
-    # process ids of workers that it has started itself
-    others: list[int] = field(default_factory=list)
-
-    def send(self, message: bytes) -> None:
-        """Send bytes; a process that has died shows when it is looked at."""
-        with suppress(OSError):
-            self.pipe.send_bytes(message)
-
-
 class Crew:
     """Processes that do units; a base of executors.  Runs of several threads take turns.
 
@@ -75,6 +54,7 @@ class Crew:
     def __init__(self) -> None:
         context = self._context = get_context("forkserver")
         self._links: list[Link] = []
+        self._inbox: Inbox = queue.SimpleQueue()
         # read by every worker without a lock: one that is killed holds none
         self._flags = context.RawArray("q", 2)
         self._turn = threading.Lock()
@@ -136,8 +116,7 @@ class Crew:
         with self._turns(bench.monitor):
             base = bench.view.base
             self._use(source_of(base))
-            # they are forked from a process that has imported the model's code, too
-            self._context.set_forkserver_preload([*PRELOADED, type(base.model).__module__])
+            self._preload(base)
             self._number += 1
             run = Run(self, work, bench, keep, self._number)
             try:
@@ -147,6 +126,14 @@ class Crew:
                 self._flags[STOPPED] = run.number
                 self._flags[PAUSE] = 0
         return run.finish()
+
+    def warm(self, base: LoadedModel) -> None:
+        """Start the process that the others are forked from, which imports their libraries.
+
+        It takes some seconds, for which this does not wait.
+        """
+        self._preload(base)
+        forkserver.ensure_running()
 
     def close(self) -> None:
         """End all processes."""
@@ -161,26 +148,28 @@ class Crew:
 
     def __del__(self) -> None:
         for link in getattr(self, "_links", ()):
-            link.pipe.close()
+            link.leave()
 
     def pids(self) -> list[int]:
         """The ids of the processes that were started and not seen to end."""
-        return [p for link in self._links for p in [int(link.process.pid), *link.others]]
+        return [
+            p
+            for link in self._links
+            if link.process.pid is not None
+            for p in [int(link.process.pid), *link.others]
+        ]
 
     def _end_all(self) -> None:
         for link in self._links:
-            link.pipe.close()
+            link.leave()
         for link in self._links:
-            self._let_go(link)
-        self._links = []
+            if link.thread is not None:
+                # one that is still being started ends by itself
+                link.thread.join(2 * self.grace_s)
+        self._links, self._inbox = [], queue.SimpleQueue()
 
-    def _let_go(self, link: Link) -> None:
-        """Let a process end; one that does not is killed."""
-        link.pipe.close()
-        link.process.join(self.grace_s)
-        if link.process.is_alive():
-            link.process.kill()
-            link.process.join()
+    def _preload(self, base: LoadedModel) -> None:
+        self._context.set_forkserver_preload([*PRELOADED, type(base.model).__module__])
 
     # ------------------------------------------------------------ one run
 
@@ -207,13 +196,7 @@ class Crew:
         while not ledger.finished:
             self._look(run)
             self._tend(run)
-            watched = {
-                end: link for link in self._links for end in (link.pipe, link.process.sentinel)
-            }
-            for link in _unique(
-                watched[end] for end in wait(list(watched), TURN_S if polite else CHECK_S)
-            ):
-                self._hear(run, link)
+            self._listen(run, TURN_S if polite else CHECK_S)
             now = time.monotonic()
             if polite or now - checked >= CHECK_S:
                 # nobody works while the caller does not go on
@@ -229,13 +212,18 @@ class Crew:
 
     def _tend(self, run: Run) -> None:
         """Start processes that are wanted, and give units to those that have nothing to do."""
-        stale = [link for link in self._links if link.busy and link.run != run.number]
+        stale = [
+            link
+            for link in self._links
+            if link.busy and link.run != run.number and not link.leaving
+        ]
         for link in stale:
             link.stale_since = link.stale_since or time.monotonic()
             if time.monotonic() - link.stale_since > STALE_S:
                 log.warning("a worker goes on with work that was given up: it is ended")
+                link.leave()
                 link.process.kill()
-        free = [link for link in self._links if link not in stale]
+        free = [link for link in self._links if link not in stale and not link.leaving]
         wanted = run.ledger.waiting + sum(1 for link in free if link.busy)
         while len(self._links) < self.count and len(free) < wanted and self._may_start():
             free.append(self._start())
@@ -256,12 +244,10 @@ class Crew:
         process = self._context.Process(
             target=target, args=(theirs, self._flags, *more), name="jeep worker", daemon=True
         )
-        process.start()
-        theirs.close()
-        log.info("worker process %d has started", process.pid)
         link = Link(process, ours)
-        self._links.append(link)
         link.send(pack(("load", self._source)))
+        link.start(theirs, self._inbox, self.grace_s)
+        self._links.append(link)
         return link
 
     def _begin(self, run: Run, link: Link, whole: Sequence[str] = ()) -> None:
@@ -270,22 +256,26 @@ class Crew:
         link.send(run.beginning(known, whole))
         link.version = run.version(whole).key
 
-    def _hear(self, run: Run, link: Link) -> None:
-        """Read what a process says, or see that it is gone."""
+    def _listen(self, run: Run, seconds: float) -> None:
+        """Hear what processes have said; wait for the first to say something."""
         try:
-            while link.pipe.poll():
-                self._told(run, link, *unpack(link.pipe.recv_bytes()))
-        except (EOFError, OSError):
-            self._gone(run, link)
-            return
-        if not link.process.is_alive():
-            self._gone(run, link)
+            link, said = self._inbox.get(timeout=seconds)
+            while True:
+                self._heard(run, link, said)
+                link, said = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
 
-    def _gone(self, run: Run, link: Link) -> None:
-        if link not in self._links:
+    def _heard(self, run: Run, link: Link, said: bytes | Exception | None) -> None:
+        if isinstance(said, bytes):
+            if not link.leaving:
+                self._told(run, link, *unpack(said))
             return
         self._links.remove(link)
-        self._let_go(link)
+        if link.leaving:
+            return
+        if said is not None:
+            raise said
         if link.run != run.number:
             link.busy.clear()
         log.warning("worker process %d has ended (%s)", link.process.pid, ending(link.process))
@@ -293,14 +283,15 @@ class Crew:
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
         ledger = run.ledger
+        if kind == "started":
+            return
         if kind == "ready":
             link.ready, self._failed_starts = True, 0
             link.others += rest
             return
         if kind == "refused":
             error, *of = rest
-            self._links.remove(link)
-            self._let_go(link)
+            link.leave()
             if link.run != run.number:
                 link.busy.clear()
             # one that could not be prepared for a run that was given up says nothing of this one
@@ -337,11 +328,10 @@ class Run:
         self.ledger = Ledger(work, keep, ahead=crew.count * crew.capacity)
         # how many processes in a row have ended while they were prepared
         self.unprepared = 0
-        # of an executor whose workers can be away: why and since when they are, and what was done
-        # when it last looked; how many units were left when they last went away, and how often
-        # they have with so many
-        self.away: str | None = None
-        self.since, self.seen = 0.0, 0
+        # of an executor whose workers can be away: why and since when none is ready; how many units
+        # were left when they last went away, and how often they have with so many
+        self.why = ""
+        self.since: float | None = None
         self.left, self.ends = -1, 0
         self._version: Version | None = None
         self._whole: tuple[str, ...] = ()
@@ -378,19 +368,3 @@ class Run:
         results = self.ledger.results()
         self.bench.monitor.report(self.work.phase, self.work.total, self.work.total)
         return results
-
-
-def _unique(links: Iterator[Link]) -> list[Link]:
-    found: list[Link] = []
-    for link in links:
-        if link not in found:
-            found.append(link)
-    return found
-
-
-def ending(process: Any) -> str:
-    """How a process has ended."""
-    code = process.exitcode
-    if code is None:
-        return "it does not answer"
-    return f"signal {-code}" if code < 0 else f"{EXIT} {code}"

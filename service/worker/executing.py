@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from jeep_core.errors import NoCluster
 from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
 from jeep_core.executors.work import Executor
+from jeep_core.models.loading import LoadedModel
 from service.settings import Settings, SettingsError
 
+if TYPE_CHECKING:
+    from jeep_core.executors.ray.cluster import RayCluster
 
-def executor_of(settings: Settings, stack: ExitStack) -> Executor:
-    """An executor as the settings say, closed with ``stack``.
 
-    Each lane has its own, so that none waits for another.
+def executor_of(settings: Settings, base: LoadedModel, stack: ExitStack) -> Executor:
+    """An executor for a model as the settings say, closed with ``stack``.
+
+    Each lane has its own, so that none waits for another.  The first edit does not wait for the
+    libraries of its processes, which are imported meanwhile.
 
     Raises:
         SettingsError: it needs a library that is not installed.
     """
     megabytes = settings.executor_memory_mb
     memory = None if megabytes is None else megabytes * 2**20
-    found: Executor = HERE
+    if settings.executor == "here":
+        return HERE
+    found: Processes | RayCluster
     if settings.executor == "processes":
         found = Processes(settings.executor_workers, settings.executor_threads, memory)
-    elif settings.executor == "ray":
+    else:
         found = _cluster(settings, memory)
+    found.warm(base)
     stack.callback(found.close)
     return found
 
 
-def _cluster(settings: Settings, memory: int | None) -> Executor:
+def _cluster(settings: Settings, memory: int | None) -> RayCluster:
     from jeep_core.executors.ray.cluster import RayCluster
 
     try:

@@ -100,7 +100,7 @@ class Worker:
                 self.loading = False
                 prepare(store, base, self.settings)
                 # one for each lane: an edit does not wait for workers of a job that reads
-                executors = [executor_of(self.settings, stack) for _ in range(2)]
+                executors = [executor_of(self.settings, base, stack) for _ in range(2)]
             except Exception as error:
                 if (code := exit_code(error)) is None:
                     raise

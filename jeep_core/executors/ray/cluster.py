@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from jeep_core.errors import NoCluster
-from jeep_core.executors.crew import Crew, Link, Run, ending
+from jeep_core.executors.crew import Crew, Run
+from jeep_core.executors.link import Link, ending
 from jeep_core.executors.ray import driver
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, variables_of_ray
 from jeep_core.executors.work import function_of
@@ -27,9 +28,9 @@ ENDS = 3
 class RayCluster(Crew):
     """So many actors in a Ray cluster, each with the model, started at first use.
 
-    An actor that dies is replaced and its unit done again.  Where the cluster goes away the work
-    waits ``wait_s`` for it, from the last sign of work on, and then fails, or goes on here; so it
-    does at once if the cluster has gone away three times before one more unit was done.
+    An actor that dies is replaced and its unit done again.  Work waits for ``wait_s`` while no
+    actor is ready, for whatever reason, and then fails, or goes on here; so it does at once if the
+    cluster has gone away three times before one more unit was done.
 
     Args:
         actors: how many.
@@ -38,7 +39,7 @@ class RayCluster(Crew):
         gpus: likewise.
         threads: of each actor's matrix products.
         memory_bytes: what an actor may have in all.
-        wait_s: how long work waits for a cluster that is away.
+        wait_s: how long work waits while no actor is ready.
         without: what becomes of work whose cluster stays away.
 
     Raises:
@@ -71,12 +72,11 @@ class RayCluster(Crew):
             gpus,
             threads,
             memory_bytes,
-            wait_s,
             self._folder,
             variables_of_ray(),
         )
         self.capacity = 2 * actors
-        self._without = without
+        self._wait_s, self._without = wait_s, without
         self._tried = 0.0
 
     @property
@@ -100,10 +100,15 @@ class RayCluster(Crew):
         self._tried = now
         return True
 
+    def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
+        if kind == "waits":
+            link.ready, run.why = False, str(rest[0])
+        else:
+            super()._told(run, link, kind, *rest)
+
     def _died(self, run: Run, link: Link) -> None:
         """The cluster's end often ends the process that spoke to it: its units wait again."""
-        where = "on this machine" if self._terms.address == LOCAL else f"at {self._terms.address}"
-        what = f"the Ray cluster {where} cannot be reached, or has ended"
+        what = f"{self._named} cannot be reached, or has ended"
         self._is_away(run, link, f"{what} (its client: {ending(link.process)})")
 
     def _refused(self, run: Run, link: Link, error: BaseException) -> None:
@@ -111,35 +116,40 @@ class RayCluster(Crew):
             raise error
         self._is_away(run, link, str(error))
 
+    @property
+    def _named(self) -> str:
+        where = "on this machine" if self._terms.address == LOCAL else f"at {self._terms.address}"
+        return f"the Ray cluster {where}"
+
     def _is_away(self, run: Run, link: Link, why: str) -> None:
         log.warning("waiting for the cluster: %s", why)
         for number in sorted(link.busy):
             run.ledger.back(number)
-        if run.away is None:
-            run.since = time.monotonic()
+        if link.ready:
             before, run.left = run.left, len(run.ledger.left)
             run.ends = run.ends + 1 if run.left == before else 1
-        run.away = why
-        # what was under way begins again
-        run.seen = run.ledger.progressed
+        run.why = why
 
     def _look(self, run: Run) -> None:
-        if run.away is None:
+        now = time.monotonic()
+        if any(link.ready and not link.leaving for link in self._links):
+            run.since = None
             return
-        if run.ledger.progressed > run.seen:
-            run.away = None
-        elif run.ends >= ENDS:
+        if run.since is None:
+            run.since = now
+        if run.ends >= ENDS:
             self._give_up(run, f"it went away {ENDS} times in the same part of the work")
-        elif time.monotonic() - run.since > self._terms.wait_s:
-            self._give_up(run, f"it stayed away for {self._terms.wait_s:g} s")
-        run.seen = run.ledger.progressed
+        elif now - run.since > self._wait_s:
+            self._give_up(run, f"no worker was ready for {self._wait_s:g} s")
 
     def _give_up(self, run: Run, how: str) -> None:
         """Let the work fail without its cluster, or go on here."""
-        why, run.away = run.away, None
+        for link in self._links:
+            link.leave()
+        why = f"{run.why or f'{self._named} does not answer'}; {how}"
         if self._without == "fail":
-            raise NoCluster(f"{why}; {how}")
-        log.warning("%s; %s: the work goes on here", why, how)
+            raise NoCluster(why)
+        log.warning("%s: the work goes on here", why)
         _go_on_here(run)
 
 

@@ -72,11 +72,13 @@ def main(pipe: Connection, flags: Any, terms: ClusterTerms) -> None:
         sys.exit(1)
     try:
         Driver(ray, pipe, flags, terms, inbox).serve()
-    except NoCluster as error:
-        _say(pipe, "refused", error)
     except Exception as error:
-        cluster = NoCluster(f"{_where(terms)} cannot be used: {reason_of(error)}")
-        _say(pipe, "refused", error if isinstance(error, MemoryError) else cluster)
+        if isinstance(error, MemoryError):
+            # Ray's own kind of it, which cannot be sent, has the actor's as its cause
+            _say(pipe, "refused", MemoryError(reason_of(getattr(error, "cause", None) or error)))
+        else:
+            why = f"{_where(terms)} cannot be used: {reason_of(error)}"
+            _say(pipe, "refused", NoCluster(why))
     finally:
         with contextlib.suppress(Exception):
             ray.shutdown()
@@ -132,6 +134,10 @@ class Driver:
         self._ray, self._pipe, self._flags, self._terms = ray, pipe, flags, terms
         self._inbox = inbox
         self._class = ray.remote(Actor)
+        # of this process's own node or of the cluster, not of one actor; and a limit of memory that
+        # an answer itself is beyond
+        exceptions = ray.exceptions
+        self._ends = (exceptions.LocalRayletDiedError, exceptions.RaySystemError, MemoryError)
         self._source: Source | None = None
         self._seats: list[Seat] = []
         self._waiting: deque[tuple[int, bytes]] = deque()
@@ -139,17 +145,14 @@ class Driver:
         self._task: tuple[str, Any] | None = None
         self._version: Version | None = None
         self._beginning: bytes | None = None
-        self._since = time.monotonic()
-        self._asked = 0.0
+        self._asked = self._waited = 0.0
+        # why the last actor was lost
+        self._ended = ""
         # actors that have died while they were prepared, since one was
         self._unprepared = 0
 
     def serve(self) -> None:
-        """Work until the caller has gone.
-
-        Raises:
-            NoCluster: no actor became ready.
-        """
+        """Work until the caller has gone."""
         while True:
             try:
                 message = self._inbox.get(timeout=LOOK_S)
@@ -163,6 +166,7 @@ class Driver:
             if self._source is None:
                 continue
             self._fill()
+            self._say_if_none_is_ready()
             self._stop_if_asked()
             self._collect()
             self._end_stale()
@@ -200,15 +204,20 @@ class Driver:
                 self._source, self._terms.threads, self._terms.memory_bytes
             )
             self._seats.append(Seat(actor, actor.ready.remote()))
-        if any(seat.is_ready for seat in self._seats):
-            self._since = time.monotonic()
-        elif time.monotonic() - self._since > self._terms.wait_s:
-            have = {name: n for name, n in self._ray.cluster_resources().items() if ":" not in name}
-            raise NoCluster(
-                f"{_where(self._terms)} has started no worker in {self._terms.wait_s:g} s: each "
-                f"needs {self._terms.cpus:g} CPUs and {self._terms.gpus:g} GPUs, and the cluster "
-                f"has {have}"
-            )
+
+    def _say_if_none_is_ready(self) -> None:
+        """The caller decides how long it waits for the first actor, and for one after the last."""
+        now = time.monotonic()
+        if any(seat.is_ready for seat in self._seats) or now - self._waited < ASK_S:
+            return
+        self._waited = now
+        have = {name: n for name, n in self._ray.cluster_resources().items() if ":" not in name}
+        why = (
+            f"{_where(self._terms)} has no worker that is ready: each needs {self._terms.cpus:g} "
+            f"CPUs and {self._terms.gpus:g} GPUs, and the cluster has {have}"
+        )
+        ended = f"; the last one has ended ({self._ended})" if self._ended else ""
+        _say(self._pipe, "waits", why + ended)
 
     def _stop_if_asked(self) -> None:
         if self._flags[STOPPED] < self._run:
@@ -250,7 +259,10 @@ class Driver:
                 continue
             try:
                 found = self._ray.get(ref)
-            except self._ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayError as error:
+                if isinstance(error, self._ends):
+                    raise
+                # such as one that Ray's memory monitor has killed
                 self._lost(seat, reason_of(error))
                 continue
             self._answered(seat, ref, found)
@@ -290,6 +302,7 @@ class Driver:
 
     def _lost(self, seat: Seat, why: str) -> None:
         self._seats.remove(seat)
+        self._ended = why
         if seat.task is not None and seat.task >= 0:
             _say(self._pipe, "lost", self._run, seat.task, why)
         if seat.beginning is not None and seat.begun is self._beginning:

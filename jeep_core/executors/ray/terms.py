@@ -16,9 +16,9 @@ class ClusterTerms:
     """``address``: ``local`` or host:port.  The other fields are of each actor.
 
     ``cpus``, ``gpus``: what Ray sets aside for it; ``threads`` of its matrix products;
-    ``memory_bytes`` it may have in all, None: no limit.  ``wait_s``: how long a first actor may
-    take to be ready.  ``folder``: where a cluster on this machine keeps its files.  ``given``:
-    Ray's own variables of the caller's environment, such as the token of its cluster.
+    ``memory_bytes`` it may have in all, None: no limit.  ``folder``: where a cluster on this
+    machine keeps its files.  ``given``: Ray's own variables of the caller's environment, such as
+    the token of its cluster.
     """
 
     address: str
@@ -27,7 +27,6 @@ class ClusterTerms:
     gpus: float
     threads: int
     memory_bytes: int | None
-    wait_s: float
     folder: str
     given: Mapping[str, str]
 

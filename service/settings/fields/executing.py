@@ -39,7 +39,8 @@ class ExecutorFields(BaseSettings):
         default=0.0, description="GPUs that Ray sets aside for each actor."
     )
     executor_wait_s: Annotated[float, Field(ge=0)] = Field(
-        default=300.0, description="How long work waits for a Ray cluster that is away."
+        default=300.0,
+        description="How long work waits while no worker of the Ray cluster is ready.",
     )
     executor_without: Literal["fail", "here"] = Field(
         default="fail", description="What becomes of work whose cluster stays away."

@@ -93,7 +93,7 @@ class Follower:
                 base = load_base(self.settings)
                 self.loading = False
                 check_base(store, base)
-                executor = executor_of(self.settings, stack)
+                executor = executor_of(self.settings, base, stack)
             except Exception as error:
                 if self.stop.is_set() and isinstance(error, NotFetched):
                     return 0

@@ -18,7 +18,8 @@ from jeep_core.errors import Cancelled, JeepError, NumericalError, UnsupportedMo
 from jeep_core.executors import child
 from jeep_core.executors import crew as crews_module
 from jeep_core.executors.child import PAUSE, STOPPED, Line
-from jeep_core.executors.crew import Link, Run
+from jeep_core.executors.crew import Run
+from jeep_core.executors.link import Link
 from jeep_core.executors.processes import Processes
 from jeep_core.executors.wire import unpack
 from jeep_core.executors.work import Bench, Work, keep_nothing
@@ -273,23 +274,17 @@ class Striking(Processes):
         if kind == self.kind and self.struck < self.times:
             self.struck += 1
             os.kill(link.process.pid, self.signum)
-            link.process.join()
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
         super()._told(run, link, kind, *rest)
         self._strike(link, kind)
-
-    def _start(self) -> Link:
-        link = super()._start()
-        self._strike(link, "start")
-        return link
 
     def _begin(self, run: Run, link: Link, whole: Sequence[str] = ()) -> None:
         super()._begin(run, link, whole)
         self._strike(link, "begin")
 
 
-@pytest.mark.parametrize("kind", ["start", "ready", "begin", "begun", "progress", "done"])
+@pytest.mark.parametrize("kind", ["started", "ready", "begin", "begun", "progress", "done"])
 def test_a_worker_that_is_killed_is_replaced_and_its_part_done_again(
     model: LoadedModel, moments: Moments, plain: Any, kind: str
 ) -> None:
@@ -307,7 +302,7 @@ def test_a_unit_whose_workers_die_again_and_again_ends_the_work(
 
 
 def test_workers_that_cannot_start_end_the_work(model: LoadedModel, moments: Moments) -> None:
-    with Striking("start", 99) as executor, pytest.raises(WorkersLost, match="loaded the model"):
+    with Striking("started", 99) as executor, pytest.raises(WorkersLost, match="loaded the model"):
         edited(model, moments, "memit", executor)
 
 
@@ -326,26 +321,16 @@ def test_a_refusal_is_of_the_run_that_a_worker_was_prepared_for() -> None:
     run = Run(crew, work, Bench.__new__(Bench), keep_nothing, number=2)
 
     def refused(of: int, busy_of: int) -> None:
-        link = Link(Ended(), Pipe()[0], ready=True, run=busy_of, busy={7})
+        link = Link(object(), Pipe()[0], ready=True, run=busy_of, busy={7})
         crew._links = [link]
         crew._told(run, link, "refused", MemoryError(f"of run {of}"), of)
-        assert (crew._links, link.busy) == ([], {7} if busy_of == run.number else set())
+        assert link.leaving
+        assert link.busy == ({7} if busy_of == run.number else set())
 
     refused(of=1, busy_of=1)
     refused(of=1, busy_of=2)
     with pytest.raises(MemoryError, match="of run 2"):
         refused(of=2, busy_of=2)
-
-
-class Ended:
-    """A process that has ended."""
-
-    def join(self, seconds: float) -> None:
-        """It has."""
-
-    def is_alive(self) -> bool:
-        """It does not live."""
-        return False
 
 
 def test_a_worker_says_for_which_run_it_could_not_be_prepared() -> None:

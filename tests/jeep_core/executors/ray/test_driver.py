@@ -6,7 +6,7 @@ import queue
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import pytest
 
@@ -17,21 +17,65 @@ from jeep_core.executors.ray.driver import Driver, Seat
 from jeep_core.executors.ray.terms import ClusterTerms
 from jeep_core.executors.wire import pack, unpack
 
-TERMS = ClusterTerms("10.0.0.1:6379", 2, 1.0, 0.0, 1, None, 300.0, "", {})
+TERMS = ClusterTerms("10.0.0.1:6379", 2, 1.0, 0.0, 1, None, "", {})
+
+
+class RayError(Exception):
+    """What all of Ray's exceptions derive from."""
+
+
+class RayActorError(RayError):
+    """An actor is gone."""
+
+
+class OutOfMemoryError(RayError):
+    """Ray's memory monitor has killed it; of no kind with the one above."""
+
+
+class ObjectLostError(RayError):
+    """Its answer is gone."""
+
+
+class RaySystemError(RayError):
+    """Something is wrong with the cluster."""
+
+
+class LocalRayletDiedError(RayError):
+    """This machine is no node any more."""
+
+
+class TaskMemoryError(RayError, MemoryError):
+    """As Ray raises what was raised in an actor."""
 
 
 class Actors:
-    """Ray as far as the driver uses it here: every call is a new reference."""
+    """Ray as far as the driver uses it here: every call is a new reference.
+
+    ``failed`` are the references that have an exception for their answer.
+    """
+
+    exceptions = SimpleNamespace(
+        RayError=RayError,
+        RayActorError=RayActorError,
+        RaySystemError=RaySystemError,
+        LocalRayletDiedError=LocalRayletDiedError,
+    )
 
     def __init__(self) -> None:
         self.killed: list[Any] = []
-        self.exceptions = SimpleNamespace(RayActorError=RuntimeError)
+        self.failed: dict[Any, Exception] = {}
+
+    def get(self, ref: Any) -> Any:
+        raise self.failed[ref]
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0, "node:10.0.0.1": 1.0}
 
     def remote(self, cls: type) -> Any:
         return SimpleNamespace(options=lambda **more: SimpleNamespace(remote=lambda *_: actor()))
 
     def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], Any]:
-        return [], refs
+        return [ref for ref in refs if ref in self.failed], []
 
     def kill(self, actor: Any) -> None:
         self.killed.append(actor)
@@ -39,7 +83,7 @@ class Actors:
 
 def actor() -> Any:
     call = SimpleNamespace(remote=lambda *_: object())
-    return SimpleNamespace(ready=call, begin=call, work=call, stop=call)
+    return SimpleNamespace(ready=call, begin=call, work=call, stop=call, progress=call)
 
 
 @pytest.fixture
@@ -147,7 +191,8 @@ def test_an_actor_that_goes_on_with_what_was_given_up_is_replaced(
     turns(one, 2)
     assert (seat in one._seats, one._ray.killed) == (not late, [seat.actor] if late else [])
     assert len(one._seats) == TERMS.actors
-    assert said(pipe) == [("stopped", 1, 0)], "it was told once, and is not lost"
+    of_it = [message for message in said(pipe) if message[0] != "waits"]
+    assert of_it == [("stopped", 1, 0)], "it was told once, and is not lost"
     one._heard("begin", 2, "task", None, "v2")
     one._heard("unit", 2, 0, "facts")
     for other in one._seats:
@@ -166,3 +211,67 @@ def test_one_that_ends_in_time_works_on(
     turns(one, 2)
     assert seat in one._seats
     assert one._ray.killed == []
+
+
+Stage = Literal["ready", "beginning", "answer", "asked"]
+
+
+def reaches(driver: Driver, stage: Stage) -> tuple[Seat, Any]:
+    """An actor of which something is awaited, and the reference to that."""
+    if stage == "ready":
+        return driver._seats[0], driver._seats[0].ready
+    seat = prepares(driver, 1)
+    if stage != "beginning":
+        driver._answered(seat, seat.beginning, pack([]))
+        driver._hand_out()
+        driver._ask()
+    found = getattr(seat, stage)
+    assert found is not None
+    return seat, found
+
+
+@pytest.mark.parametrize("error", [RayActorError, OutOfMemoryError, ObjectLostError])
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_an_actor_that_is_gone_for_any_reason_is_replaced_and_no_other(
+    driver: tuple[Driver, Connection], stage: Stage, error: type[Exception]
+) -> None:
+    one, pipe = driver
+    seat, ref = reaches(one, stage)
+    others = [other for other in one._seats if other is not seat]
+    one._ray.failed[ref] = error("the node is low on memory")
+    one._collect()
+    assert one._seats == others
+    has_a_unit = stage in ("answer", "asked")
+    assert said(pipe) == ([("lost", 1, 0, "the node is low on memory")] if has_a_unit else [])
+    one._fill()
+    assert len(one._seats) == TERMS.actors
+
+
+@pytest.mark.parametrize("error", [RaySystemError, LocalRayletDiedError, TaskMemoryError])
+def test_what_is_not_of_one_actor_ends_the_work_of_all(
+    driver: tuple[Driver, Connection], error: type[Exception]
+) -> None:
+    one, _ = driver
+    _, ref = reaches(one, "answer")
+    one._ray.failed[ref] = error("there is no more of it")
+    with pytest.raises(error):
+        one._collect()
+
+
+def test_while_no_actor_is_ready_the_caller_is_told_what_is_lacking(
+    driver: tuple[Driver, Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, pipe = driver
+    monkeypatch.setattr(module, "ASK_S", -1.0)
+    one._say_if_none_is_ready()
+    lacking = "each needs 1 CPUs and 0 GPUs, and the cluster has {'CPU': 1.0}"
+    where = "the Ray cluster at 10.0.0.1:6379 has no worker that is ready"
+    assert said(pipe) == [("waits", f"{where}: {lacking}")]
+    seat = one._seats[0]
+    seat.is_ready = True
+    one._say_if_none_is_ready()
+    assert said(pipe) == []
+    one._lost(seat, "it was low on memory")
+    one._say_if_none_is_ready()
+    last = "the last one has ended (it was low on memory)"
+    assert said(pipe) == [("waits", f"{where}: {lacking}; {last}")]

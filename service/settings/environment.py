@@ -5,6 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
+from typing import get_args
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from jeep_core.errors import Coded
 
@@ -35,6 +39,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting is a secret: given by a variable or a file, never by a flag."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def default_models() -> Path:

@@ -17,7 +17,7 @@ EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
 EXIT_AGAIN = 75
 """Exit code (EX_TEMPFAIL) of a process that is to be started again: another store lies in its
-folder; a follower's also if its decoding hangs or the api broke off while it joined."""
+folder; a follower's also if its decoding or its job hangs, or the api broke off while it joined."""
 CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE", "JEEP_HUB_ENDPOINT", "JEEP_HUB_TOKEN_FILE")
 """Only for commands that talk to a service; a worker has no use for them."""
 WORKER_ENVIRONMENT = {

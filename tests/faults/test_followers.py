@@ -24,6 +24,7 @@ from support.faults.processes import PATIENCE_S, Part, until
 
 from service.client import ApiError
 from service.contracts.jobs import JobStatus
+from service.settings import EXIT_AGAIN
 
 KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 3))
 SEED = int(os.environ.get("FAULTS_SEED") or (random.randrange(10**6) if EVERYTHING else 20))
@@ -179,6 +180,26 @@ def test_a_job_of_a_follower_is_cancelled(service: Service) -> None:
     service.cancel(job.id)
     part.halts.let_go()
     assert service.wait(job.id).status is JobStatus.CANCELLED
+
+
+@pytest.mark.thorough
+def test_a_job_that_hangs_is_taken_over_and_can_be_cancelled(tmp_path: Path) -> None:
+    with Service(tmp_path, followers=2, JEEP_STALL_S=1) as service:
+        service.edited()
+        service.add_cases()
+        for how in ("cancel", "go on"):
+            for one in service.followers:
+                one.halts.want("read work")
+            job = service.read_job("evaluation")
+            part = halted(service, "read work")
+            if how == "cancel":
+                service.cancel(job.id)
+            assert part.ended() == EXIT_AGAIN
+            part.halts.let_go()
+            wanted = JobStatus.CANCELLED if how == "cancel" else JobStatus.SUCCEEDED
+            assert service.wait(job.id).status is wanted
+            service.wait_followers()
+        assert_whole(service)
 
 
 def test_without_the_writer_followers_answer_and_edits_wait(service: Service) -> None:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 from support import TINY_GPTJ
@@ -16,9 +17,13 @@ from jeep_core.models.views import ModelView
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import CorruptTensor, Store
 from service.store.maintenance.backup import back_up, restore
+from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.read_lane import ReadLane
+from service.worker.lanes.request_lane import RequestLane
 from service.worker.members import head as head_module
 from service.worker.members import joining
-from service.worker.members.follower import Follower
+from service.worker.members.common import Lanes
+from service.worker.members.follower import JOB_STALLS, Follower
 from service.worker.members.head import FollowedHead
 from service.worker.members.joining import differences, measuring
 from service.worker.members.publishing import prepare
@@ -180,6 +185,51 @@ class TestHead:
         assert seen.wait(10)
         head.stop.set()
         thread.join(10)
+
+
+class TestStandstill:
+    """A job's thread cannot be asked to end, so the process ends, and another worker has the job."""
+
+    def looked(self, store: Store, still_s: float, doing: str | None = "job_1") -> Follower:
+        follower = Follower(following(store, stall_s=2))
+        follower._generation = create_autospec(GenerationLane, instance=True)
+        follower._generation.still_s.return_value = 0.0
+        reads = create_autospec(ReadLane, instance=True, doing=doing)
+        reads.still_s.return_value = still_s
+        follower._end_if_stuck(reads)
+        return follower
+
+    def test_a_job_that_hangs_ends_the_follower(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        follower = self.looked(store, 2 * JOB_STALLS + 1)
+        assert (follower._code, follower.stop.is_set()) == (EXIT_AGAIN, True)
+        assert "job_1 has gone no further for 20 times JEEP_STALL_S" in caplog.text
+        assert follower._state == "draining", "what was asked is answered first"
+
+    def test_a_slow_step_does_not(self, store: Store) -> None:
+        assert not self.looked(store, 2 * JOB_STALLS - 1).stop.is_set()
+        assert not self.looked(store, 1000, doing=None).stop.is_set()
+
+    def test_its_thread_is_not_waited_for(self, store: Store) -> None:
+        follower, lanes = self.looked(store, 1000), Lanes(threading.Event())
+        hanging, answered = threading.Event(), list[bool]()
+
+        def answer() -> None:
+            answered.append(requests.drain.wait(10))
+
+        requests = create_autospec(RequestLane, instance=True, load=0)
+        requests.drain, requests.stop = threading.Event(), threading.Event()
+        bodies = {"reads": hanging.wait, "requests": answer}
+        lanes.threads = [threading.Thread(target=t, name=name) for name, t in bodies.items()]
+        for thread in lanes.threads:
+            thread.start()
+        requests.drain.set()
+        follower.settings.drain_s = 1e6
+        follower._drained(lanes, requests)
+        assert answered == [True]
+        assert lanes.threads[0].is_alive()
+        hanging.set()
 
 
 class TestWriterThatComesBack:

@@ -93,7 +93,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     def run(**flags: str | None) -> None:
         if _WITH_PASSWORD.search(flags.get("redis_url") or ""):
             complain(
-                "--redis-url: leave the password out, as everybody on this machine sees it, and set "
+                "--redis-url: leave the password out, as all on this machine see it, and set "
                 "JEEP_REDIS_PASSWORD, or JEEP_REDIS_URL as a whole"
             )
             raise typer.Exit(EXIT_USAGE)

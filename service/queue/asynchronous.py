@@ -69,7 +69,7 @@ class AsyncQueue:
         return wire.Waiting(sum(one.jobs for one in found), oldest)
 
     async def waiting_for(self, lane: Lane) -> dict[wire.Taker, wire.Waiting]:
-        """The same, apart for the jobs that only the writer takes and those that any worker takes."""
+        """The same, apart for jobs that only the writer takes and jobs that any worker takes."""
         return {
             taker: await self._waiting(stream) for taker, stream in self._keys.takers(lane).items()
         }

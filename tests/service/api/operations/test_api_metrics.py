@@ -152,7 +152,7 @@ class TestQueue:
     def test_followers_are_scaled_by_jobs_that_they_can_do(
         self, model: Store, value: Value, http: httpx.Client
     ) -> None:
-        """A job of the writer waits as long as the writer is busy, however many followers there are."""
+        """A job of the writer waits for the writer, however many followers there are."""
         query = scaling_query()
         assert query["name"] == "jeep_queue_oldest_age_seconds"
         assert http.post("/snapshots/base/export", json={"format": "merged"}).status_code == 202

@@ -126,6 +126,29 @@ class TestHead:
         head.look()
         assert head.version == "v0"
 
+    def test_one_look_after_a_commit_sees_it_and_there_are_several_each_second(
+        self, published: Store, base: LoadedModel
+    ) -> None:
+        """So head is followed within a second, but for the time that a version takes to load."""
+        head = FollowedHead(
+            Store.open(published.root, following=True), VersionViews(base, published)
+        )
+        head.look()
+        made, waits = add_version(published, weights_sha256=base.weights_sha256), list[float]()
+
+        class OneLook(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                assert timeout is not None
+                waits.append(timeout)
+                if len(waits) == 1:  # committed just after the last look
+                    move(published, made, expected="v0")
+                return len(waits) > 1
+
+        head.stop = OneLook()
+        head.run()
+        assert head.version == made
+        assert sum(waits) < 1, "the looks before and after the commit"
+
     def test_a_damaged_head_is_tried_again(self, published: Store, base: LoadedModel) -> None:
         made = add_version(published, weights_sha256=base.weights_sha256)
         store = Store.open(published.root, following=True)
@@ -188,7 +211,7 @@ class TestHead:
 
 
 class TestStandstill:
-    """A job's thread cannot be asked to end, so the process ends, and another worker has the job."""
+    """A job's thread cannot be asked to end, so the process ends: another worker has the job."""
 
     def looked(self, store: Store, still_s: float, doing: str | None = "job_1") -> Follower:
         follower = Follower(following(store, stall_s=2))

@@ -107,7 +107,8 @@ def ask_openai(url: str, one: Asked) -> None:
         path, body["prompt"] = "completions", one.prompt
     with httpx.stream("POST", f"{url}/v1/{path}", json=body, timeout=90) as answer:
         if one.stream and answer.is_success:
-            said = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+            lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+            said = [line.removeprefix("data: ") for line in lines]  # the others are signs of life
             if said[-1:] == ["[DONE]"]:
                 said.pop()
             elif "error" not in (json.loads(said[-1]) if said else {}):

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
@@ -20,6 +21,7 @@ from service.store.maintenance.backup import back_up, restore
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
+from service.worker.members import follower as follower_module
 from service.worker.members import head as head_module
 from service.worker.members import joining
 from service.worker.members.common import Lanes
@@ -234,25 +236,31 @@ class TestStandstill:
         assert not self.looked(store, 2 * JOB_STALLS - 1).stop.is_set()
         assert not self.looked(store, 1000, doing=None).stop.is_set()
 
-    def test_its_thread_is_not_waited_for(self, store: Store) -> None:
+    def test_its_thread_is_not_waited_for(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         follower, lanes = self.looked(store, 1000), Lanes(threading.Event())
-        hanging, answered = threading.Event(), list[bool]()
-
-        def answer() -> None:
-            answered.append(requests.drain.wait(10))
-
-        requests = create_autospec(RequestLane, instance=True, load=0)
-        requests.drain, requests.stop = threading.Event(), threading.Event()
-        bodies = {"reads": hanging.wait, "requests": answer}
+        requests = create_autospec(RequestLane, instance=True, load=0, stop=threading.Event())
+        hanging, answering = threading.Event(), threading.Event()
+        bodies = {"reads": hanging.wait, "requests": answering.wait}
         lanes.threads = [threading.Thread(target=t, name=name) for name, t in bodies.items()]
         for thread in lanes.threads:
             thread.start()
-        requests.drain.set()
-        follower.settings.drain_s = 1e6
-        follower._drained(lanes, requests)
-        assert answered == [True]
-        assert lanes.threads[0].is_alive()
-        hanging.set()
+
+        def slept(_: float) -> None:
+            assert lanes.threads[1].is_alive(), "all requests are answered"
+            answering.set()
+            lanes.threads[1].join()
+
+        clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=slept)
+        monkeypatch.setattr(follower_module, "time", clock)
+        try:
+            follower._drained(lanes, requests)
+            assert lanes.threads[0].is_alive()
+            assert not lanes.threads[1].is_alive()
+        finally:
+            hanging.set()
+            answering.set()
 
 
 class TestWriterThatComesBack:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,16 +78,25 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
-NEVER_FLAGS = frozenset({"judge_key", "store_key"})
-"""Secrets that are read from the environment alone: everybody on the machine sees flags."""
+_WITH_PASSWORD = re.compile("//[^/]*:[^/]*@")
+"""Address of a server with a password in it."""
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """Give a command one flag per setting; missing flags are read from the environment."""
+    """Give a command one flag per setting; missing flags are read from the environment.
+
+    Secrets have no flags: everybody on the machine sees those of a process.
+    """
     from jeep_core.errors import is_passing
-    from service.settings import Settings, SettingsError, load_settings
+    from service.settings import Settings, SettingsError, is_secret, load_settings
 
     def run(**flags: str | None) -> None:
+        if _WITH_PASSWORD.search(flags.get("redis_url") or ""):
+            complain(
+                "--redis-url: leave the password out, as all on this machine see it, and set "
+                "JEEP_REDIS_PASSWORD, or JEEP_REDIS_URL as a whole"
+            )
+            raise typer.Exit(EXIT_USAGE)
         try:
             settings = load_settings(**flags)
         except SettingsError as error:
@@ -96,7 +106,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
     parameters = []
     for name, field in Settings.model_fields.items():
-        if name in NEVER_FLAGS:
+        if is_secret(field):
             continue
         flag = FLAGS.get(name, "--" + name.replace("_", "-"))
         none = field.default is None or field.default_factory  # what is made depends on the user

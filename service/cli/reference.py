@@ -19,6 +19,10 @@ Commands that ask a running service take `--url` (else `JEEP_HOST` and `JEEP_POR
 In a pipe or a file every row of a table is one line. Ctrl-C ends the waiting, not the job:
 `jeep jobs follow` goes on, `jeep jobs cancel` ends it.
 
+Settings that are secrets (`JEEP_REDIS_PASSWORD`, `JEEP_STORE_KEY`, `JEEP_JUDGE_KEY`) are no
+options, as everybody on a machine sees those of its processes: each is a variable, or a file of its
+name among the secrets of a container or a unit (`jeep_redis_password`).
+
 Exit codes: 0 it worked, 1 it failed, 2 the command line or a setting makes no sense, 3 the port or
 the store is in use, 75 a process that is to be started again (another store, an api that is away),
 78 the worker cannot work as configured, 130 interrupted. What passes, such as too little memory or

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -23,6 +23,9 @@ A follower's is its ``instance``, as is everybody's where requests are taken.
 
 FINISHED_TTL_S = 600
 """An ended job's state and events; its record in the store stays."""
+
+Taker = Literal["writer", "any"]
+"""Who takes a job: the writer alone, or whichever worker is free."""
 
 REPLY_TTL_S = 60
 GONE_TTL_S = 120
@@ -62,7 +65,13 @@ class Keys:
 
     def lane(self, lane: Lane) -> tuple[str, ...]:
         """Streams of a lane's jobs; the last one of the read lane is shared with followers."""
-        return (self.jobs,) if lane is Lane.WRITE else (self.reads, self.shared)
+        return tuple(self.takers(lane).values())
+
+    def takers(self, lane: Lane) -> dict[Taker, str]:
+        """Streams of a lane's jobs, by who takes jobs from them."""
+        if lane is Lane.WRITE:
+            return {"writer": self.jobs}
+        return {"writer": self.reads, "any": self.shared}
 
     def stream(self, job: Job) -> str:
         """The stream that a job waits in."""

@@ -64,9 +64,15 @@ class AsyncQueue:
 
     async def waiting(self, lane: Lane) -> wire.Waiting:
         """The jobs not begun in a lane; without a worker, an interrupted job counts as well."""
-        found = [await self._waiting(stream) for stream in self._keys.lane(lane)]
+        found = (await self.waiting_for(lane)).values()
         oldest = max(one.oldest_seconds for one in found)
         return wire.Waiting(sum(one.jobs for one in found), oldest)
+
+    async def waiting_for(self, lane: Lane) -> dict[wire.Taker, wire.Waiting]:
+        """The same, apart for jobs that only the writer takes and jobs that any worker takes."""
+        return {
+            taker: await self._waiting(stream) for taker, stream in self._keys.takers(lane).items()
+        }
 
     async def _waiting(self, stream: str) -> wire.Waiting:
         jobs = int(await self._client.xlen(stream))

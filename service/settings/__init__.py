@@ -13,6 +13,7 @@ from service.settings.environment import (
     SettingsError,
     default_models,
     is_loopback,
+    is_secret,
     trusted_proxies,
 )
 from service.settings.joined import Settings, load_settings
@@ -30,6 +31,7 @@ __all__ = [
     "SettingsError",
     "default_models",
     "is_loopback",
+    "is_secret",
     "load_settings",
     "trace_exporter",
     "trusted_proxies",

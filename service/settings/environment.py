@@ -5,6 +5,10 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
+from typing import get_args
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 
 from jeep_core.errors import Coded
 
@@ -13,7 +17,7 @@ EXIT_CONFIG = 78
 """Exit code (EX_CONFIG) of a worker that cannot work as configured: it is not started again."""
 EXIT_AGAIN = 75
 """Exit code (EX_TEMPFAIL) of a process that is to be started again: another store lies in its
-folder; a follower's also if its decoding hangs or the api broke off while it joined."""
+folder; a follower's also if its decoding or its job hangs, or the api broke off while it joined."""
 CLIENT_VARIABLES = ("JEEP_API_KEY", "JEEP_KEY_FILE", "JEEP_HUB_ENDPOINT", "JEEP_HUB_TOKEN_FILE")
 """Only for commands that talk to a service; a worker has no use for them."""
 WORKER_ENVIRONMENT = {
@@ -35,6 +39,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a setting is a secret: given by a variable or a file, never by a flag."""
+    return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def default_models() -> Path:

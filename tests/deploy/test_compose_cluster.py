@@ -17,8 +17,14 @@ CLUSTER = {"follower", "ray-head", "ray-worker", "ray-member"}
 
 
 def words(service: str) -> str:
-    command = SERVICES[service]["command"]
+    command = SERVICES[service].get("command") or [""]
     return command[-1] if command[0] == "sh" else " ".join(command)
+
+
+def owner_of(service: str) -> str:
+    """The service whose networks it is in."""
+    mode = SERVICES[service].get("network_mode", "")
+    return mode.removeprefix("service:") or service
 
 
 def test_the_profile_has_what_a_cluster_needs_and_the_rest_starts_without_it() -> None:
@@ -68,13 +74,26 @@ class TestRay:
         assert "ports" not in node
 
     def test_its_ports_are_open_to_the_writer_and_its_nodes_alone(self) -> None:
-        assert {n for n, one in SERVICES.items() if "ray" in one.get("networks", ())} == {
-            "ray-head",
-            "ray-worker",
-            "worker",
-        }
+        """A node listens on every address of its container, in whatever network that is."""
+        nodes = {name for name in SERVICES if "ray start" in words(name)}
+        assert nodes == {"ray-head", "ray-worker", "ray-member"}
+        inside = nodes | {owner_of(name) for name in nodes}
+        assert inside - nodes == {"worker"}
+        open_to = set[str]()
+        for name in nodes:
+            shared = {*SERVICES[owner_of(name)]["networks"]}
+            open_to |= {n for n in SERVICES if shared & {*SERVICES[owner_of(n)]["networks"]}}
+        # the queue's server is spoken to by the writer, and runs no code of others
+        assert open_to == inside | {"valkey"}
+        assert {*SERVICES["valkey"]["networks"]}.isdisjoint(SERVICES["ray-head"]["networks"])
         assert SERVICES["ray-head"]["networks"] == SERVICES["ray-worker"]["networks"] == ["ray"]
-        assert WHOLE["networks"]["ray"] == {"internal": True}
+        for name in SERVICES["worker"]["networks"]:
+            assert WHOLE["networks"][name] == {"internal": True}
+
+    def test_api_and_followers_reach_the_queue_by_another_network_than_the_writer(self) -> None:
+        for name in ("worker", "follower", "api"):
+            assert {*SERVICES[name]["networks"]} & {*SERVICES["valkey"]["networks"]}, name
+        assert {*SERVICES["worker"]["networks"]}.isdisjoint(SERVICES["follower"]["networks"])
 
     def test_the_writer_and_its_node_are_one_machine_to_ray(self) -> None:
         member, writer = SERVICES["ray-member"], SERVICES["worker"]

@@ -241,6 +241,15 @@ class TestSettings:
         # the check fails while the queue is away, and must not end what works on
         assert ("livenessProbe" in container) == (part == "api")
 
+    def test_the_queue_s_server_refuses_before_its_container_is_killed(self) -> None:
+        """Without a limit of its own its policy of memory never holds."""
+        [container] = pods_of(rendered("cpu"))["valkey"].containers
+        command = container["command"][-1]
+        assert "--maxmemory-policy noeviction" in command
+        [own] = re.findall(r"--maxmemory (\d+)mb", command)
+        [whole] = re.findall(r"^(\d+)Gi$", container["resources"]["limits"]["memory"])
+        assert 0.5 <= int(own) / (int(whole) * 1024) <= 0.75
+
 
 class TestGpus:
     @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -16,14 +18,15 @@ from pathlib import Path
 
 import pytest
 from support.faults.answers import Answer
-from support.faults.askers import Answers, Asker
+from support.faults.askers import TEMPLATE, WAYS, Answers, Asker
 from support.faults.checks import assert_whole
 from support.faults.halts import DECODING
-from support.faults.harness import EVERYTHING, Service
+from support.faults.harness import EVERYTHING, MODEL, Service
 from support.faults.processes import PATIENCE_S, Part, until
 
 from service.client import ApiError
 from service.contracts.jobs import JobStatus
+from service.settings import EXIT_AGAIN
 
 KILLS = int(os.environ.get("FAULTS_KILLS") or (60 if EVERYTHING else 3))
 SEED = int(os.environ.get("FAULTS_SEED") or (random.randrange(10**6) if EVERYTHING else 20))
@@ -36,10 +39,20 @@ BROKEN_OFF = "answer_broken_off"
 def led(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with three followers, a version, and cases."""
     folder = tmp_path_factory.mktemp("led", numbered=True)
-    with Service(folder, followers=3, JEEP_STALL_S=5, JEEP_DRAIN_S=20) as service:
+    model = with_template(folder / "model")
+    given = {"JEEP_MODEL": model, "JEEP_STALL_S": 5, "JEEP_DRAIN_S": 20}
+    with Service(folder, followers=3, **given) as service:
         service.edited()
         service.add_cases()
         yield service
+
+
+def with_template(folder: Path) -> Path:
+    """The model of all services, which can be asked in a chat as well."""
+    shutil.copytree(MODEL, folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
+    return folder
 
 
 @pytest.fixture
@@ -181,6 +194,26 @@ def test_a_job_of_a_follower_is_cancelled(service: Service) -> None:
     assert service.wait(job.id).status is JobStatus.CANCELLED
 
 
+@pytest.mark.thorough
+def test_a_job_that_hangs_is_taken_over_and_can_be_cancelled(tmp_path: Path) -> None:
+    with Service(tmp_path, followers=2, JEEP_STALL_S=1) as service:
+        service.edited()
+        service.add_cases()
+        for how in ("cancel", "go on"):
+            for one in service.followers:
+                one.halts.want("read work")
+            job = service.read_job("evaluation")
+            part = halted(service, "read work")
+            if how == "cancel":
+                service.cancel(job.id)
+            assert part.ended() == EXIT_AGAIN
+            part.halts.let_go()
+            wanted = JobStatus.CANCELLED if how == "cancel" else JobStatus.SUCCEEDED
+            assert service.wait(job.id).status is wanted
+            service.wait_followers()
+        assert_whole(service)
+
+
 def test_without_the_writer_followers_answer_and_edits_wait(service: Service) -> None:
     service.worker.kill()
     until(lambda: service.worker.pid not in pids(service), "the writer is missed")
@@ -196,7 +229,7 @@ def test_without_the_writer_followers_answer_and_edits_wait(service: Service) ->
 def test_no_request_is_lost_to_random_kills(service: Service) -> None:
     print(f"\n{KILLS} random kills of followers, FAULTS_SEED={SEED}")
     chance, stop = random.Random(SEED), threading.Event()
-    askers = [Asker(service.url, service.store, SEED + n, stop) for n in range(ASKERS)]
+    askers = [Asker(service.url, service.store, SEED + n, stop, WAYS) for n in range(ASKERS)]
     for asker in askers:
         asker.start()
     for number in range(1, KILLS + 1):
@@ -223,6 +256,7 @@ def test_no_request_is_lost_to_random_kills(service: Service) -> None:
         if one.version is not None and one.wanted not in ("head", "base"):
             assert one.version == one.wanted
     assert len(asked) > KILLS
+    assert {one.way for one in asked if one.code is None} == {*WAYS}
 
 
 def one_kill(service: Service, chance: random.Random) -> str:

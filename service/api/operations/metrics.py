@@ -57,11 +57,10 @@ async def metrics(request: Request, state: State) -> Response:
 async def _queue(state: ApiState) -> tuple[dict[str, str], list[Metric]]:
     """Return the live workers' pages of metrics, by process, and the state of lanes and workers."""
     alive = GaugeMetricFamily("jeep_worker_up", "Whether a worker lives.")
-    depth = GaugeMetricFamily(
-        "jeep_queue_depth", "Jobs that wait for their turn.", labels=("lane",)
-    )
+    labels = ("lane", "taken_by")
+    depth = GaugeMetricFamily("jeep_queue_depth", "Jobs that wait for their turn.", labels=labels)
     oldest = GaugeMetricFamily(
-        "jeep_queue_oldest_age_seconds", "How long the first of them waits.", labels=("lane",)
+        "jeep_queue_oldest_age_seconds", "How long the first of them waits.", labels=labels
     )
     pages: dict[str, str] = {}
     workers: list[Metric] = []
@@ -74,9 +73,9 @@ async def _queue(state: ApiState) -> tuple[dict[str, str], list[Metric]]:
             workers = _workers(await state.queue.workers())
             alive.add_metric((), float(await state.queue.worker_alive() is not None))
             for lane in Lane:
-                waiting = await state.queue.waiting(lane)
-                depth.add_metric((lane.value,), waiting.jobs)
-                oldest.add_metric((lane.value,), waiting.oldest_seconds)
+                for taker, waiting in (await state.queue.waiting_for(lane)).items():
+                    depth.add_metric((lane.value, taker), waiting.jobs)
+                    oldest.add_metric((lane.value, taker), waiting.oldest_seconds)
     except QUEUE_DOWN:
         alive.samples[:] = []
         alive.add_metric((), 0.0)

@@ -17,13 +17,15 @@ from pydantic import BaseModel
 
 from jeep_core.storage.looking import is_folder, is_plain_file
 from service.store.errors import CorruptFile, NotAStore, StoreBusy
-from service.store.files import encode, held, read, replace
+from service.store.files import TEMPORARY, encode, held, read, replace
 
 log = logging.getLogger(__name__)
 MARK = "followed.json"
 _LOCK = "lock"
 FOLDERS = ("model", "versions", "tensors", "locks", "index")
 """Folders of the copy."""
+FETCHED = ("versions", "tensors")
+"""Those whose files can be fetched again, so that they may be removed at any time."""
 
 
 class Followed(BaseModel):
@@ -102,12 +104,15 @@ class Cache:
                 shutil.rmtree(other, ignore_errors=True)
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
+        for left in root.rglob(f".*{TEMPORARY}"):  # of a process that was killed: nobody writes now
+            left.unlink(missing_ok=True)
         return root
 
     def trim(self, kept: Collection[Path], limit: int | None = None) -> int:
         """Remove what was used least recently until the limit holds; return the size after that.
 
-        ``kept`` are never removed, though the limit be exceeded.
+        ``kept`` are never removed, though the limit be exceeded, nor is what cannot be fetched
+        again: locks, on which others may wait, and files that are being written.
         """
         limit = self.limit if limit is None else limit
         with self._trimming:
@@ -116,7 +121,7 @@ class Cache:
             for _, one, path in files:
                 if size <= limit:
                     break
-                if path not in kept and path.parent != self.folder:
+                if path not in kept and self._is_fetched(path):
                     path.unlink(missing_ok=True)
                     size -= one
         if size > limit and not self._told:
@@ -125,6 +130,11 @@ class Cache:
             )
         self._told = size > limit
         return size
+
+    def _is_fetched(self, path: Path) -> bool:
+        _, *inside = path.relative_to(self.folder).parts
+        unfinished = path.name.startswith(".") and path.name.endswith(TEMPORARY)
+        return len(inside) > 1 and inside[0] in FETCHED and not unfinished
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """When each file was last used, its size, and where it is."""

@@ -139,6 +139,20 @@ def _tried(name: str, needed_for: str, attempt: Callable[[Path], str | None], pl
         return Check(name, needed_for, str(error))
 
 
+def _syncs(place: Path) -> str | None:
+    path, what = place / "synced", "a file"
+    try:
+        with path.open("xb") as file:
+            file.write(b"synced")
+            file.flush()
+            os.fsync(file.fileno())
+        what = "a folder"
+        files.fsync_folder(place)
+    except OSError as error:
+        return f"fsync of {what} fails ({error}): what was committed could be lost with the power"
+    return None
+
+
 def _renames(place: Path) -> str | None:
     path = place / "renamed"
     files.replace(path, b"old")
@@ -257,6 +271,7 @@ def _seen_of_others(folder: Path) -> str | None:
 
 
 _CHECKS: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (
+    ("fsync of files and folders succeeds", "all that is to survive a power failure", _syncs),
     ("a rename replaces a file at once", "head, records, versions", _renames),
     ("a file is made only where there is none", "records of versions and jobs", _links),
     ("lines that two processes append stay whole", "logs of head and audit", _appends),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -81,6 +82,8 @@ class JobLane(ABC):
         self._room = Room(store.root, settings.max_store_mb, settings.min_free_mb)
         self.stop = threading.Event()
         self.doing: str | None = None
+        self._steps = self._seen = 0
+        self._moved_at = time.monotonic()
 
     def run(self) -> None:
         """Work until stopped.
@@ -99,6 +102,13 @@ class JobLane(ABC):
                         self._handle(queued)
                 except Stopping:
                     return
+
+    def still_s(self) -> float:
+        """For how many seconds the job at work has not come to a place where it could be ended."""
+        moment = time.monotonic()
+        if self.doing is None or self._steps != self._seen:
+            self._seen, self._moved_at = self._steps, moment
+        return moment - self._moved_at
 
     # ------------------------------------------------------------ hooks of each lane
 
@@ -247,6 +257,7 @@ class JobLane(ABC):
 
     def _publish(self, job_id: str, progress: Progress) -> None:
         """Publish a job's progress; the job does not depend on whether Redis accepts it."""
+        self._steps += 1
         self._progress = progress
         self._phases.enter(progress.phase)
         try:
@@ -260,6 +271,7 @@ class JobLane(ABC):
         Raises:
             LeaseLost, StaleFence
         """
+        self._steps += 1
         if self._lease.lost.is_set():
             raise LeaseLost("the lease is gone")
         self._store.head.check_claim()

@@ -153,9 +153,11 @@ class ReadLane(JobLane):
 
     def _give_way(self) -> None:
         """Let decoding run first."""
+        self._steps += 1
         if self._gate.contended:
             wait_for(self._views.base.devices)  # queued kernels would still run
         self._gate.pause_reading()
+        self._steps += 1
 
     def _ended(self, job: Job) -> None:
         self._store.drafts.drop(job.id)

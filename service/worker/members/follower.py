@@ -51,6 +51,10 @@ from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
+READS = "reads"
+"""Name of the thread that does jobs."""
+JOB_STALLS = 20
+"""How many times as long as decoding a job may go no further: a step of it reads whole versions."""
 
 
 class NoLease:
@@ -72,7 +76,7 @@ class Follower:
         self.stop = threading.Event()
         self.loading = False
         self._code = 0
-        self._draining = False
+        self._draining = self._hangs = False
         self._jobs = False
         self._elsewhere: Elsewhere | None = None
 
@@ -225,7 +229,7 @@ class Follower:
         lanes = Lanes(self.stop, store.root)
         lanes.start(
             [
-                ("reads", reads.run, torch.get_num_threads()),
+                (READS, reads.run, torch.get_num_threads()),
                 *answers.bodies,
                 ("head", head.run, 1),
                 *([] if self._elsewhere is None else [("mirror", self._elsewhere.follow, 1)]),
@@ -233,7 +237,7 @@ class Follower:
         )
         log.info("ready, follows head, which is %s", head.version)
         while not self.stop.wait(LOOK_S):
-            self._end_if_stuck()
+            self._end_if_stuck(reads)
         self._draining = True
         if isinstance(lanes.failure, QueueFailure):
             end_patience(client)
@@ -243,13 +247,16 @@ class Follower:
         head.stop.set()
         requests.drain.set()
         self._drained(lanes, requests)
+        if self._hangs:
+            os._exit(self._code)
         lanes.join()
         return self._code or lanes.exit_code
 
     def _drained(self, lanes: Lanes, requests: RequestLane) -> None:
         """Let what was taken be answered, as long as the settings allow."""
         end = time.monotonic() + (self.settings.drain_s if lanes.failure is None else 0)
-        while time.monotonic() < end and any(t.is_alive() for t in lanes.threads):
+        owed = [one for one in lanes.threads if not (self._hangs and one.name == READS)]
+        while time.monotonic() < end and any(one.is_alive() for one in owed):
             time.sleep(0.05)
         if requests.load:
             log.warning("%s requests are not answered within JEEP_DRAIN_S", requests.load)
@@ -261,11 +268,20 @@ class Follower:
             return "draining"
         return "stuck" if self._generation.still_s() > self.settings.stall_s else "ready"
 
-    def _end_if_stuck(self) -> None:
-        """End the process whose decoding hangs: no thread of it can be asked to end."""
-        if self._generation.still_s() > 2 * self.settings.stall_s:
+    def _end_if_stuck(self, reads: ReadLane) -> None:
+        """End the process whose decoding or whose job hangs: no thread of it can be asked to end.
+
+        While a job hangs, requests go on: they are answered first.
+        """
+        stall_s = self.settings.stall_s
+        if self._generation.still_s() > 2 * stall_s:
             log.critical("decoding has gone no further for JEEP_STALL_S twice; this worker ends")
             os._exit(EXIT_AGAIN)
+        job = reads.doing
+        if reads.still_s() > JOB_STALLS * stall_s and job is not None:
+            self._hangs = True
+            why = f"{job} has gone no further for {JOB_STALLS} times JEEP_STALL_S"
+            self._end(f"{why}; another worker takes it over", EXIT_AGAIN)
 
     def _check_again(self, store: Store, base: LoadedModel) -> None:
         """The writer has started again: it must be of this release, with this store and model.

@@ -20,7 +20,7 @@ from jeep_core.probe.run import PROMPTS
 from jeep_core.reproduce.experiments import EXPERIMENTS
 from service.cli import app
 from service.cli.tree import walk
-from service.settings import WORKER_ENVIRONMENT
+from service.settings import WORKER_ENVIRONMENT, Settings, is_secret
 from service.store import Store
 
 NAMES = Path("/names")
@@ -298,3 +298,28 @@ def test_a_worker_runs_in_the_process_of_its_command(monkeypatch: pytest.MonkeyP
     assert stand_in.call_args.args[0].redis_url == "redis://127.0.0.1:1/0"
     for name, value in WORKER_ENVIRONMENT.items():
         assert os.environ.pop(name) == value
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker"])
+def test_secrets_are_no_options(command: str) -> None:
+    """Everybody on the machine sees the arguments of its processes."""
+    shown = {one.name for one in COMMANDS[command,].params} - {"help"}
+    secret = {name for name, field in Settings.model_fields.items() if is_secret(field)}
+    assert secret
+    assert shown >= Settings.model_fields.keys() - secret
+    assert not shown & secret
+
+
+def test_an_address_with_a_password_is_no_option_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.worker import process
+
+    stand_in = called(monkeypatch, process, "main", 0)
+    for address in ("redis://:hidden@10.0.0.5:6379/0", "rediss://user:hidden@queue:6379"):
+        shown = run("worker", "--redis-url", address)
+        assert shown.exit_code == 2
+        assert "JEEP_REDIS_PASSWORD" in shown.output
+        assert "hidden" not in shown.output
+    stand_in.assert_not_called()
+    monkeypatch.setenv("JEEP_REDIS_URL", "redis://:hidden@10.0.0.5:6379/0")
+    assert run("worker").exit_code == 0
+    assert run("worker", "--redis-url", "redis://user@10.0.0.5:6379").exit_code == 0

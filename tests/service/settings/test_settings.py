@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, is_secret, load_settings
 from service.settings import joined as settings_module
 
 
@@ -101,6 +101,12 @@ def test_the_key_of_a_judge_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.judge_key.get_secret_value() == "sk-hidden"
     assert "sk-hidden" not in repr(settings)
     assert not any("sk-hidden" in value for value in settings.environment().values())
+
+
+def test_secrets_are_in_no_dump_of_the_settings() -> None:
+    secret = {name for name, field in Settings.model_fields.items() if is_secret(field)}
+    assert secret == {"redis_password", "store_key", "judge_key"}
+    assert all(Settings.model_fields[name].exclude for name in secret)
 
 
 class TestSecretFiles:

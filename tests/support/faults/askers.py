@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from support.faults.checks import base
 
 PROMPTS = ("Town 1 lies in", "Lyon lies in", "Town 3 lies in")
 TOKENS = 60
+WAYS = ("generate", "completions", "chat")
+"""Through which calls is asked: the first is the service's own, the others are OpenAI's."""
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+"""Chat template by which a chat asks for the same tokens as a prompt."""
 
 
 @dataclass
@@ -28,6 +33,7 @@ class Asked:
     wanted: str
     minimum: str | None
     stream: bool
+    way: str = WAYS[0]
     tokens: int = 0
     version: str | None = None
     text: str = ""
@@ -36,12 +42,13 @@ class Asked:
 
 @dataclass
 class Asker(threading.Thread):
-    """One client.  ``head`` is what the test knows of head: nothing older may answer."""
+    """One client, which asks in one of its ``ways`` after the other."""
 
     url: str
     store: Store
     seed: int
     stop: threading.Event
+    ways: tuple[str, ...] = WAYS[:1]
     asked: list[Asked] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -62,12 +69,15 @@ class Asker(threading.Thread):
         head = self.store.head.read().version
         wanted = chance.choice(["head", "head", "head", "base", head])
         minimum = head if wanted == "head" and chance.random() < 0.5 else None
-        return Asked(chance.choice(PROMPTS), wanted, minimum, chance.random() < 0.5)
+        way = self.ways[len(self.asked) % len(self.ways)]
+        return Asked(chance.choice(PROMPTS), wanted, minimum, chance.random() < 0.5, way)
 
     def _ask(self, client: Client, one: Asked) -> None:
         options = {"max_new_tokens": TOKENS, "min_version": one.minimum}
         try:
-            if one.stream:
+            if one.way != "generate":
+                ask_openai(self.url, one)
+            elif one.stream:
                 for name, said in client.stream(one.prompt, one.wanted, **options):
                     one.tokens += name == "token"
                     if name == "result":
@@ -80,6 +90,42 @@ class Asker(threading.Thread):
             one.code = error.problem.code
         except httpx.TransportError as error:
             one.code = f"lost: {error}"
+
+
+def ask_openai(url: str, one: Asked) -> None:
+    """Ask below ``/v1``, as programs for OpenAI do, without their retries."""
+    body = {
+        "model": one.wanted,
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "stream": one.stream,
+        "min_version": one.minimum,
+    }
+    if one.way == "chat":
+        path, body["messages"] = "chat/completions", [{"role": "user", "content": one.prompt}]
+    else:
+        path, body["prompt"] = "completions", one.prompt
+    with httpx.stream("POST", f"{url}/v1/{path}", json=body, timeout=90) as answer:
+        if one.stream and answer.is_success:
+            lines = [line for line in answer.iter_lines() if line.startswith("data: ")]
+            said = [line.removeprefix("data: ") for line in lines]  # the others are signs of life
+            if said[-1:] == ["[DONE]"]:
+                said.pop()
+            elif "error" not in (json.loads(said[-1]) if said else {}):
+                one.code = "lost: the stream has no end"
+        else:
+            said = [answer.read().decode()]
+    for part in map(json.loads, said):
+        if "error" in part:
+            one.code = part["error"]["code"]
+            continue
+        one.version = part["model_version"]
+        for choice in part["choices"]:
+            text = choice.get("text") or (choice.get("delta") or choice.get("message", {})).get(
+                "content"
+            )
+            one.text += text or ""
+            one.tokens += bool(text)
 
 
 class Answers:

@@ -1,15 +1,18 @@
 """``/metrics``: the metrics that dashboards need are there, from api, queue and worker."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly
 from prometheus_client.parser import text_string_to_metric_families
 from support import ROOT
+from support.service.finished_jobs import SUITE
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import make_settings, running
 
@@ -128,8 +131,9 @@ class TestQueue:
         first, second = (http.post("/edits", json={"facts": [FACT]}).json() for _ in range(2))
         wait_for(lambda: http.get(f"/jobs/{first['id']}").json()["status"] == "running")
         assert value("jeep_queue_depth", lane="write") == 1
-        assert value("jeep_queue_depth", lane="read") == 0
-        assert value("jeep_queue_oldest_age_seconds", lane="read") == 0
+        for taker in ("writer", "any"):
+            assert value("jeep_queue_depth", lane="read", taken_by=taker) == 0
+            assert value("jeep_queue_oldest_age_seconds", lane="read", taken_by=taker) == 0
         wait_for(lambda: (value("jeep_queue_oldest_age_seconds", lane="write") or 0) > 0)
         worker.go.set()
         wait_for(lambda: http.get(f"/jobs/{second['id']}").json()["status"] == "succeeded")
@@ -144,6 +148,34 @@ class TestQueue:
         assert value("jeep_queue_depth", lane="write") == 0
         worker.heartbeat.stop()
         assert value("jeep_queue_depth", lane="write") == 1
+
+    def test_followers_are_scaled_by_jobs_that_they_can_do(
+        self, model: Store, value: Value, http: httpx.Client
+    ) -> None:
+        """A job of the writer waits for the writer, however many followers there are."""
+        query = scaling_query()
+        assert query["name"] == "jeep_queue_oldest_age_seconds"
+        assert http.post("/snapshots/base/export", json={"format": "merged"}).status_code == 202
+        wait_for(lambda: (value(query["name"], lane="read", taken_by="writer") or 0) > 0)
+        assert value(**query) == 0
+        assert http.post("/evaluations", json={"suite": SUITE}).status_code == 202
+        wait_for(lambda: (value(**query) or 0) > 0)
+        assert value("jeep_queue_depth", lane="read", taken_by="any") == 1
+
+
+def scaling_query() -> dict[str, str]:
+    """The metric by whose age the manifests add followers, and its labels."""
+    manifest = ROOT / "deploy/kubernetes/rendered/gpu-scaled.yaml"
+    [scaled] = [
+        one for one in yaml.safe_load_all(manifest.read_text()) if one["kind"] == "ScaledObject"
+    ]
+    [query] = [
+        trigger["metadata"]["query"]
+        for trigger in scaled["spec"]["triggers"]
+        if trigger["name"] == "age-of-the-queue"
+    ]
+    [(name, selected)] = re.findall(r"max\((\w+)\{(.*)\}\)", query)
+    return {"name": name, **dict(re.findall(r'(\w+)="(\w+)"', selected))}
 
 
 class TestCounts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.builders import add_version, move
@@ -17,11 +18,12 @@ from service.store import (
     Store,
     StoreBusy,
     UnknownVersion,
+    files,
 )
 from service.store.fetched import replica
 from service.store.fetched.cache import Cache, followed_id
 from service.store.fetched.replica import FetchedStore
-from service.store.files import encode, replace
+from service.store.files import encode, locked, replace
 from service.store.store import StoreIdentity
 from service.store.tensors import Tensors
 
@@ -256,6 +258,37 @@ class TestRoom:
         other.full = 2
         with pytest.raises(NotFetched, match="No space left on device"):
             load(copy, first)
+
+    def test_locks_and_what_is_being_written_stay(
+        self, other: Other, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two threads fetch, and the disk is full for one of them."""
+        first, second = add(other.store, "a"), add(other.store, "b")
+        copy = opened(other, cache)
+        load(copy, first)
+        with locked(copy.root / "locks" / "claims"):
+            held = {path: path.stat().st_ino for path in (copy.root / "locks").iterdir()}
+            assert held
+            write_new, wanted = files.write_new, copy.versions.file(second)
+
+            def beside_a_full_disk(path: Path, *given: Any, **more: Any) -> None:
+                write_new(path, *given, **more)
+                if path.parent == wanted.parent:
+                    copy.trim(0)
+
+            monkeypatch.setattr(files, "write_new", beside_a_full_disk)
+            assert copy.versions.read(second).id == second
+            assert {path: path.stat().st_ino for path in (copy.root / "locks").iterdir()} == held
+        assert names(copy) == set()
+
+    def test_what_a_killed_follower_was_writing_goes_when_it_starts_again(
+        self, other: Other, cache: Cache
+    ) -> None:
+        root = opened(other, cache).root
+        left = root / "versions" / ".manifest.json.0123.tmp"
+        left.write_bytes(b"{")
+        cache.enter(other.store.id)
+        assert not left.exists()
 
     def test_manifests_that_went_are_brought_again(self, other: Other, cache: Cache) -> None:
         version = add(other.store, "a")

@@ -21,7 +21,7 @@ from service.store.errors import StoreBusy
 from service.store.maintenance import disk
 from service.store.maintenance.disk import check_disk, hold
 
-RENAMES, LINKS, APPENDS, LOCKS, MAPS, INDEX = (name for name, *_ in disk._CHECKS)
+SYNCS, RENAMES, LINKS, APPENDS, LOCKS, MAPS, INDEX = (name for name, *_ in disk._CHECKS)
 
 
 def problem(name: str, folder: Path) -> str:
@@ -34,7 +34,7 @@ def test_a_local_disk_is_sound_and_nothing_stays_behind(tmp_path: Path) -> None:
     found = check_disk(tmp_path)
     assert found.sound, found.checks
     assert not found.between_machines
-    assert len(found.checks) == 6
+    assert len(found.checks) == 7
     assert found.kind != "unknown"
     assert found.free > 0
     assert list(tmp_path.iterdir()) == []
@@ -75,6 +75,18 @@ def test_folders_that_cannot_be_made_durable(
 
     monkeypatch.setattr(files, "fsync_folder", refused)
     assert problem(RENAMES, tmp_path) == problem(LINKS, tmp_path) == "[Errno 22] Invalid argument"
+    assert problem(SYNCS, tmp_path).startswith("fsync of a folder fails ([Errno 22] Invalid argu")
+
+
+def test_files_that_cannot_be_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refused)
+    first, *_ = check_disk(tmp_path).checks
+    assert first.name == SYNCS
+    assert first.problem is not None
+    assert first.problem.startswith("fsync of a file fails ([Errno 5] Input/output error)")
 
 
 def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +132,7 @@ def test_another_machine_that_holds(tmp_path: Path) -> None:
         assert check_disk(tmp_path).between_machines, "the one that was refused ended the other"
         process.kill()
     assert found.between_machines
-    assert len(found.checks) == 8
+    assert len(found.checks) == 9
     assert found.sound, found.checks
 
 

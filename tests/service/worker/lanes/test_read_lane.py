@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ from service.queue import Keys
 from service.store import Store
 from service.store.maintenance.sweep import sweep
 from service.worker.failures import Refused
+from service.worker.lanes import lane as lane_module
 from service.worker.lanes.read_lane import Task, runner_of
 
 
@@ -112,6 +114,40 @@ class TestOutcome:
         kept = [path.relative_to(based.root / "reports") for path in based.root.rglob("cases.json")]
         assert kept == [Path(good.id) / "cases.json"]
         assert list((based.root / "work").iterdir()) == []
+
+
+def test_a_job_that_goes_no_further_is_seen(
+    client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, still = [0.0], list[float]()
+    monkeypatch.setattr(lane_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def later(seconds: float = 100.0) -> None:
+        clock[0] += seconds
+        still.append(worker.lane.still_s())
+
+    def slow(task: Task) -> Count:
+        later()
+        for step in (
+            task.control.pause,
+            task.control.give_way,
+            lambda: task.control.progress("count", 1, 3),
+        ):
+            later()
+            step()
+            later()
+        return Count(counted=3)
+
+    job = job_in(based)
+    worker = PlayedWorker.reading(client, based.root, slow)
+    later()
+    assert still.pop() == 0, "there is nothing to do"
+    worker.work()
+    assert based.journal.read(job.id).status is JobStatus.SUCCEEDED
+    assert still == [0, 100, 0, 100, 0, 100, 0]
+    still.clear()
+    later()
+    assert still == [0], "the job has ended"
 
 
 class TestInterruptions:

@@ -6,6 +6,8 @@ import logging
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
 from support import TINY_GPTJ
@@ -16,9 +18,14 @@ from jeep_core.models.views import ModelView
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import CorruptTensor, Store
 from service.store.maintenance.backup import back_up, restore
+from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.read_lane import ReadLane
+from service.worker.lanes.request_lane import RequestLane
+from service.worker.members import follower as follower_module
 from service.worker.members import head as head_module
 from service.worker.members import joining
-from service.worker.members.follower import Follower
+from service.worker.members.common import Lanes
+from service.worker.members.follower import JOB_STALLS, Follower
 from service.worker.members.head import FollowedHead
 from service.worker.members.joining import differences, measuring
 from service.worker.members.publishing import prepare
@@ -121,6 +128,29 @@ class TestHead:
         head.look()
         assert head.version == "v0"
 
+    def test_one_look_after_a_commit_sees_it_and_there_are_several_each_second(
+        self, published: Store, base: LoadedModel
+    ) -> None:
+        """So head is followed within a second, but for the time that a version takes to load."""
+        head = FollowedHead(
+            Store.open(published.root, following=True), VersionViews(base, published)
+        )
+        head.look()
+        made, waits = add_version(published, weights_sha256=base.weights_sha256), list[float]()
+
+        class OneLook(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                assert timeout is not None
+                waits.append(timeout)
+                if len(waits) == 1:  # committed just after the last look
+                    move(published, made, expected="v0")
+                return len(waits) > 1
+
+        head.stop = OneLook()
+        head.run()
+        assert head.version == made
+        assert sum(waits) < 1, "the looks before and after the commit"
+
     def test_a_damaged_head_is_tried_again(self, published: Store, base: LoadedModel) -> None:
         made = add_version(published, weights_sha256=base.weights_sha256)
         store = Store.open(published.root, following=True)
@@ -180,6 +210,57 @@ class TestHead:
         assert seen.wait(10)
         head.stop.set()
         thread.join(10)
+
+
+class TestStandstill:
+    """A job's thread cannot be asked to end, so the process ends: another worker has the job."""
+
+    def looked(self, store: Store, still_s: float, doing: str | None = "job_1") -> Follower:
+        follower = Follower(following(store, stall_s=2))
+        follower._generation = create_autospec(GenerationLane, instance=True)
+        follower._generation.still_s.return_value = 0.0
+        reads = create_autospec(ReadLane, instance=True, doing=doing)
+        reads.still_s.return_value = still_s
+        follower._end_if_stuck(reads)
+        return follower
+
+    def test_a_job_that_hangs_ends_the_follower(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        follower = self.looked(store, 2 * JOB_STALLS + 1)
+        assert (follower._code, follower.stop.is_set()) == (EXIT_AGAIN, True)
+        assert "job_1 has gone no further for 20 times JEEP_STALL_S" in caplog.text
+        assert follower._state == "draining", "what was asked is answered first"
+
+    def test_a_slow_step_does_not(self, store: Store) -> None:
+        assert not self.looked(store, 2 * JOB_STALLS - 1).stop.is_set()
+        assert not self.looked(store, 1000, doing=None).stop.is_set()
+
+    def test_its_thread_is_not_waited_for(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        follower, lanes = self.looked(store, 1000), Lanes(threading.Event())
+        requests = create_autospec(RequestLane, instance=True, load=0, stop=threading.Event())
+        hanging, answering = threading.Event(), threading.Event()
+        bodies = {"reads": hanging.wait, "requests": answering.wait}
+        lanes.threads = [threading.Thread(target=t, name=name) for name, t in bodies.items()]
+        for thread in lanes.threads:
+            thread.start()
+
+        def slept(_: float) -> None:
+            assert lanes.threads[1].is_alive(), "all requests are answered"
+            answering.set()
+            lanes.threads[1].join()
+
+        clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=slept)
+        monkeypatch.setattr(follower_module, "time", clock)
+        try:
+            follower._drained(lanes, requests)
+            assert lanes.threads[0].is_alive()
+            assert not lanes.threads[1].is_alive()
+        finally:
+            hanging.set()
+            answering.set()
 
 
 class TestWriterThatComesBack:

@@ -198,6 +198,24 @@ class TestLists:
         monkeypatch.undo()
         assert listing.snapshots(store, None, 9) == before, "it is whole, and was tried again"
 
+    def test_the_index_answers_for_one_that_can_be_opened(
+        self, edited: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list reads no manifest that the index has."""
+        before = listing.snapshots(edited, None, 9)
+
+        def failing(path: Path) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        store = Store.open(edited.root)
+        read_bytes = Path.read_bytes
+        monkeypatch.setattr(
+            Path,
+            "read_bytes",
+            lambda path: (failing if path.name == "manifest.json" else read_bytes)(path),
+        )
+        assert listing.snapshots(store, None, 9) == before
+
     @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.ESTALE])
     def test_what_keeps_every_file_from_being_read_is_an_error(
         self, edited: Store, hinder: Hinder, number: int

@@ -30,6 +30,8 @@ NOT_A_FILE = (IsADirectoryError, NotADirectoryError)
 """Reading raises them where something else has the file's name, which no other try changes."""
 OF_CONTENT = {errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 """Numbers of errors of reading a damaged file: the first if it is said to have absurd places."""
+LOST_AND_FOUND = "lost+found"
+"""A folder at the root of a disk, which belongs to the file system and only root may look at."""
 OF_ONE_FILE = {errno.EIO, errno.EACCES, errno.EPERM}
 """Numbers of errors that are one file's own: others can be read meanwhile."""
 Opener = Callable[[str, int], int]

@@ -32,7 +32,16 @@ from service.store.errors import (
 )
 from service.store.exports import FOLDER as EXPORTS_FOLDER
 from service.store.exports import Exports
-from service.store.files import create, encode, held, locked, make_private, read, replace
+from service.store.files import (
+    LOST_AND_FOUND,
+    create,
+    encode,
+    held,
+    locked,
+    make_private,
+    read,
+    replace,
+)
 from service.store.head import HeadPointer
 from service.store.index.catalogue import Catalogue
 from service.store.index.committed import Committed
@@ -154,7 +163,7 @@ class Store:
         found = read(root / "format.json", StoreFormat)
         if found is None:
             strangers = {e.name for e in root.iterdir() if not e.name.startswith(".")}
-            strangers -= {*FOLDERS, "lost+found", "format.json", "id.json"}
+            strangers -= {*FOLDERS, LOST_AND_FOUND, "format.json", "id.json"}
             if strangers:
                 raise NotAStore(f"{root} is not empty and no store (it holds {min(strangers)})")
         elif found.format != FORMAT:
@@ -281,10 +290,11 @@ def is_another(store: Store) -> str | None:
     Where the folder cannot be read, or is just being restored, nothing is known yet.
     """
     try:
-        check_identity(store)
-    except StoreReplaced as error:
-        # a restore writes it last
-        return str(error) if present(store.root / "format.json") else None
+        try:
+            check_identity(store)
+        except StoreReplaced as error:
+            # a restore writes it last
+            return str(error) if present(store.root / "format.json") else None
     except (StoreError, OSError):
         return None
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from jeep_core.storage.looking import listed, present
+from jeep_core.storage.looking import ABSENT, listed, present
 from service.contracts.jobs import now
 from service.contracts.schemas import Manifest, TensorRef
 from service.store.errors import (
@@ -266,6 +266,16 @@ class Versions:
             return of_one_file(error)
         except UnknownVersion:
             return None
+        return None
+
+    def denied(self, version_id: str) -> Lost | None:
+        """The reason why a manifest cannot be opened now; it is not read.  None as `lost`."""
+        try:
+            (self._root / "versions" / version_id / "manifest.json").open("rb").close()
+        except ABSENT:
+            return None
+        except OSError as error:
+            return of_one_file(error)
         return None
 
     def of_job(self, job_id: str) -> Manifest | None:

@@ -17,6 +17,7 @@ SILENT = {"exists", "glob", "is_dir", "is_file", "rglob"}
 MAY = {
     ("service/store/fetched/cache.py", "rglob"): "what it does not see is not removed",
     ("service/store/maintenance/room.py", "is_dir"): "of an entry that was listed",
+    ("service/store/maintenance/sweep.py", "walk"): "what it does not see is swept later",
 }
 
 
@@ -32,15 +33,49 @@ def test_no_error_is_taken_for_an_absence(room: str) -> None:
 
 
 def silent_calls(path: Path) -> list[tuple[int, str]]:
-    """Line and name of every call of such a method."""
-    return [
+    """Line and name of every call of such a method, and every walk that passes over errors."""
+    return silent_in(path.read_text(encoding="utf-8"))
+
+
+def silent_in(source: str) -> list[tuple[int, str]]:
+    """As `silent_calls`, of a module's text."""
+    nodes = list(ast.walk(ast.parse(source)))
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    told = {
+        id(one.func) for one in calls if {"onerror", "on_error"} & {k.arg for k in one.keywords}
+    }
+    found = [
         (node.lineno, node.func.attr)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
+        for node in calls
+        if isinstance(node.func, ast.Attribute)
         and node.func.attr in SILENT
-        and not (isinstance(node.func.value, ast.Name) and node.func.value.id == "os")
+        and not of_module(node.func, "os")
     ]
+    return found + [
+        (node.lineno, node.attr)
+        for node in nodes  # also where it is given to somebody who calls it
+        if isinstance(node, ast.Attribute)
+        and node.attr == "walk"
+        and not of_module(node, "ast")
+        and id(node) not in told
+    ]
+
+
+def of_module(node: ast.Attribute, module: str) -> bool:
+    """Whether it is an attribute of a module."""
+    return isinstance(node.value, ast.Name) and node.value.id == module
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("path.exists()", "exists"), ("os.walk(root)", "walk"), ("map(os.walk, roots)", "walk"),
+        ("root.walk()", "walk"), ("os.walk(root, onerror=tell)", None),
+        ("root.walk(on_error=tell)", None), ("ast.walk(tree)", None), ("present(path)", None),
+    ],
+)  # fmt: skip
+def test_what_is_silent(source: str, name: str | None) -> None:
+    assert silent_in(source) == ([(1, name)] if name else [])
 
 
 def test_every_exception_is_needed() -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from jeep_core.storage.looking import is_folder, is_plain_file
 from service.store.errors import CorruptFile, NotAStore, StoreBusy
-from service.store.files import TEMPORARY, encode, held, read, replace
+from service.store.files import LOST_AND_FOUND, TEMPORARY, encode, held, read, replace
 
 log = logging.getLogger(__name__)
 MARK = "followed.json"
@@ -81,7 +81,7 @@ class Cache:
                 f"{self.folder} is a store: with JEEP_STORE_URL, JEEP_STORE is a folder of the "
                 "follower's own, for what it fetches"
             )
-        if (strangers := names - {MARK, _LOCK, "lost+found"}) and MARK not in names:
+        if (strangers := names - {MARK, _LOCK, LOST_AND_FOUND}) and MARK not in names:
             raise NotAStore(
                 f"{self.folder} holds {min(strangers)}: with JEEP_STORE_URL, JEEP_STORE is a "
                 "folder of the follower's own, for what it fetches"
@@ -100,7 +100,7 @@ class Cache:
         root = self.folder / store_id
         replace(self.folder / MARK, encode(Followed(id=store_id)))  # the folder is ours from here
         for other in self.folder.iterdir():
-            if other.name != store_id and is_folder(other / "versions"):
+            if other.name not in (store_id, LOST_AND_FOUND) and is_folder(other / "versions"):
                 shutil.rmtree(other, ignore_errors=True)
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)

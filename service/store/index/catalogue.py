@@ -221,9 +221,10 @@ class Catalogue:
                 check_seal(seal, *shown)
         lost: dict[int, Lost] = {}
         for number, *_, stamp in rows:
-            if stamp != stamp_of(self._manifest(number)):
-                why = self._versions.lost(f"v{number}")
-                lost |= {} if why is None else {number: why}
+            as_indexed = stamp == stamp_of(self._manifest(number))
+            look = self._versions.denied if as_indexed else self._versions.lost
+            if (why := look(f"v{number}")) is not None:
+                lost[number] = why
         whole = [Row(n, line, d, bool(s), k, shown) for n, line, d, s, k, shown, *_ in rows]
         return [row for row in whole if row.number not in lost], lost
 

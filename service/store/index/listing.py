@@ -11,7 +11,7 @@ from typing import Literal
 
 from jeep_core.spec.facts import question_key, same_answer
 from service.contracts.schemas import FactEntry, Manifest, Snapshot
-from service.store.errors import StoreError
+from service.store.errors import CorruptFile, StoreError, UnknownVersion
 from service.store.files import OF_ONE_FILE
 from service.store.history import Asked, checks_of, facts_of
 from service.store.history import containing as those_containing
@@ -156,18 +156,24 @@ def live_count(store: Store, tip: str) -> int:
 
 
 def applied_in(store: Store, edit_id: str, tip: str) -> str | None:
-    """The version in the history of ``tip`` that holds a batch, as far back as it can be read."""
+    """The version in the history of ``tip`` that holds a batch, as far back as it is not damaged.
+
+    Raises:
+        OSError: the index does not know, and a version cannot be read now.
+    """
     try:
         found = store.catalogue.of_edit(edit_id, tip)
-        # its own record may have been damaged since
-        return found if found is None or store.versions.read_to_show(found) else None
     except NoIndex:
-        version: str | None = tip
-        while version is not None and (manifest := store.versions.read_to_show(version)):
-            if manifest.edit_id == edit_id:
-                return version
-            version = manifest.parent
+        with suppress(CorruptFile, UnknownVersion):
+            for manifest in store.versions.back(tip):
+                if manifest.edit_id == edit_id:
+                    return manifest.id
         return None
+    if found is not None:
+        with suppress(OSError):  # it was whole when it was indexed
+            # its own record may have been damaged since
+            return found if store.versions.is_readable(found) else None
+    return found
 
 
 @dataclass(frozen=True)

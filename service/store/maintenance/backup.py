@@ -31,7 +31,15 @@ from service.contracts.schemas.versions import Head
 from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile, CorruptTensor, StoreError, UnknownVersion
 from service.store.exports import FOLDER as EXPORTS
-from service.store.files import TEMPORARY, encode, fsync_folder, held, read, replace
+from service.store.files import (
+    LOST_AND_FOUND,
+    TEMPORARY,
+    encode,
+    fsync_folder,
+    held,
+    read,
+    replace,
+)
 from service.store.index.database import FOLDER as INDEX
 from service.store.journal import OPEN
 from service.store.maintenance.disk import BEAT, HELD
@@ -44,8 +52,10 @@ UNFINISHED = "a-restore-is-unfinished"
 """Keeps a half restored folder from being taken for a store; first in order, so it is named."""
 
 _LOCK, _FILES, _NEW = "lock", "files", "new"
-_IN_A_BACKUP = {LIST, _LOCK, _FILES, _NEW, "lost+found"}
-_NOT_COPIED = ("valkey", "locks", "staging", EXPORTS, "id.json", TARGETS, INDEX, HELD, BEAT)
+_IN_A_BACKUP = {LIST, _LOCK, _FILES, _NEW, LOST_AND_FOUND}
+_NOT_COPIED = (
+    "valkey", "locks", "staging", EXPORTS, "id.json", TARGETS, INDEX, HELD, BEAT, LOST_AND_FOUND
+)  # fmt: skip
 """Targets stay with the store: a copy of it must not push to the servers of the original."""
 _UNCHANGING = ("tensors/", "versions/", f"{FOLDER}/")
 _POINTERS = ("head.json", "reflog.jsonl", "names.json")
@@ -156,7 +166,7 @@ def restore(source: Path, root: Path) -> Backup:
     if backup is None:
         raise BackupError(f"{source} holds no finished backup ({LIST} is missing)")
     root.mkdir(parents=True, exist_ok=True)
-    strangers = {entry.name for entry in root.iterdir()} - {"lost+found"}
+    strangers = {entry.name for entry in root.iterdir()} - {LOST_AND_FOUND}
     if strangers and UNFINISHED not in strangers:
         raise BackupError(f"{root} is not empty (it holds {min(strangers)})")
     replace(root / UNFINISHED, b"")
@@ -339,5 +349,6 @@ def _mark_open_jobs(folder: Path) -> None:
 
 
 def _fsync_folders(root: Path) -> None:
-    for path, _, _ in os.walk(root):
+    for path, folders, _ in os.walk(root, onerror=_not_left_out):
+        folders[:] = [name for name in folders if name != LOST_AND_FOUND]
         fsync_folder(Path(path))

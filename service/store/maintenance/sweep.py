@@ -85,11 +85,12 @@ def _of_ended_jobs(store: Store) -> list[Path]:
 def _unfinished(store: Store) -> Iterator[Path]:
     """Files that are or were being written; folders may vanish meanwhile."""
     ours = (store.root / name for name in FOLDERS if name not in ("training", "valkey"))
-    walks = ([next(os.walk(store.root))], *map(os.walk, ours))
-    for folder, _, names in chain.from_iterable(walks):
-        for name in names:
-            if name.startswith(".") and name.endswith((TEMPORARY, PARTIAL)):
-                yield Path(folder, name)
+    beside = (path for path in listed(store.root, ".*") if not is_folder(path))
+    walks = chain.from_iterable(map(os.walk, ours))
+    below = (Path(folder, name) for folder, _, names in walks for name in names)
+    for path in chain(beside, below):
+        if path.name.startswith(".") and path.name.endswith((TEMPORARY, PARTIAL)):
+            yield path
 
 
 def _is_orphan(store: Store, job_id: str) -> bool:

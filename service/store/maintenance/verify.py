@@ -6,14 +6,14 @@ Works on a store in use.  Weights are compared with the model's when the worker 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jeep_core.exports.folders import DamagedExport
 from jeep_core.exports.folders import verify as check_export
-from jeep_core.storage.looking import files_below, listed, present
+from jeep_core.storage.looking import is_folder, is_plain_file, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import Job
 from service.contracts.schemas import Manifest, TensorRef, WorkerInfo
@@ -22,6 +22,7 @@ from service.contracts.schemas.evaluation import SuiteInfo
 from service.contracts.schemas.targets import TargetRecord, TargetState
 from service.contracts.schemas.versions import Head
 from service.store.errors import CorruptFile, CorruptTensor, MissingTensor, StoreError
+from service.store.exports import FOLDER as EXPORTS
 from service.store.files import NOT_A_FILE, Model, difference, read
 from service.store.index.checking import difference as difference_of_index
 from service.store.index.database import FOLDER as INDEX
@@ -117,13 +118,30 @@ class _Check:
         return None
 
     def _listed(self, folder: Path, pattern: str, *, within: str | None = None) -> list[Path]:
-        """As `listed`; a folder that cannot be looked at now is a finding."""
+        """As `listed`; a folder that cannot be looked at now is a finding beside the others."""
+        if within is not None:
+            inner = [path for path in self._listed(folder, within) if self._is(is_folder, path)]
+            return [path for one in inner for path in self._listed(one, pattern)]
         with self._reading(folder):
-            return listed(folder, pattern, within=within)
+            return listed(folder, pattern)
         return []
 
+    def _is(self, kind: Callable[[Path], bool], path: Path) -> bool:
+        """Whether a path is of a kind; False, and a finding, if it cannot be looked at now."""
+        with self._reading(path):
+            return kind(path)
+        return False
+
+    def _may_be_there(self, path: Path) -> bool:
+        """As `present`; True, and a finding, if it cannot be looked at now."""
+        with self._reading(path):
+            return present(path)
+        return True
+
     def _not_now(self, path: Path, error: OSError) -> None:
-        """A finding about a file that may be whole."""
+        """A finding about a file that may be whole; one, however often it is looked at."""
+        if path in self._unread:
+            return
         self._unread.add(path)
         self._find(path, f"cannot be read now: {error.strerror or error}", LATER)
 
@@ -150,7 +168,7 @@ class _Check:
             if manifest is None:
                 if path in self._unread:
                     self._unknown.add(folder.name)
-                elif not present(path):
+                elif not self._may_be_there(path):
                     self._find(path, "is missing", advice)
             elif manifest.id != folder.name:
                 self._find(path, f"says that it is {manifest.id}", advice)
@@ -166,9 +184,8 @@ class _Check:
             for ref in (*manifest.artifacts, *(thin.refs() if thin else ())):
                 self._tensor(ref, checked, f"{FROM_BACKUP}; it is a part of {manifest.id}")
             for ref in manifest.tensors:
-                if not present(self._store.tensors.path(ref.sha256)) and self._was_dropped(
-                    manifest
-                ):
+                path = self._store.tensors.path(ref.sha256)
+                if not self._may_be_there(path) and self._was_dropped(manifest):
                     continue
                 self._tensor(ref, checked, self._advice(manifest, ref))
         self._report.tensors = len(checked)
@@ -178,7 +195,7 @@ class _Check:
         return self._parsed(path, Thin, FROM_BACKUP)
 
     def _was_dropped(self, manifest: Manifest) -> bool:
-        return present(self._root / "versions" / manifest.id / "thin.json")
+        return self._may_be_there(self._root / "versions" / manifest.id / "thin.json")
 
     def _tensor(self, ref: TensorRef, checked: set[str], advice: str) -> None:
         if ref.sha256 in checked:
@@ -212,7 +229,7 @@ class _Check:
                 self._find(path, "its parents do not lead to v0", FROM_BACKUP)
                 continue
             dropped = {r.name for r in manifest.tensors
-                       if not present(self._store.tensors.path(r.sha256))}  # fmt: skip
+                       if not self._may_be_there(self._store.tensors.path(r.sha256))}  # fmt: skip
             if not dropped or not self._was_dropped(manifest):
                 continue
             self._report.thin += 1
@@ -249,7 +266,7 @@ class _Check:
             )
         head = self._parsed(path, Head, advice)
         there = self._manifests.keys() | self._unknown
-        if head is None and self._manifests and not present(path):
+        if head is None and self._manifests and not self._may_be_there(path):
             self._find(path, "is missing", advice)
         if head is not None and head.version not in there:
             self._find(path, f"names {head.version}, which is not there", advice)
@@ -308,7 +325,10 @@ class _Check:
 
     def _exports(self) -> None:
         advice = "remove it (jeep exports remove) and export the version again"
-        for job_id in self._store.exports.all():
+        exports: list[str] = []
+        with self._reading(self._root / EXPORTS):
+            exports = self._store.exports.all()
+        for job_id in exports:
             try:
                 check_export(self._store.exports.path(job_id))
             except DamagedExport as error:
@@ -326,7 +346,7 @@ class _Check:
                     self._find(path, "is no JSON, or not what was written", again)
         for path in self._tensor_files(base.folder):
             record = path.with_suffix(".json")
-            if present(record) and path.is_relative_to(base.networks_folder):
+            if path.is_relative_to(base.networks_folder) and self._may_be_there(record):
                 self._network(path, record)
             else:
                 with self._reading(path):
@@ -334,9 +354,14 @@ class _Check:
                         self._find(path, what, again)
 
     def _tensor_files(self, folder: Path) -> list[Path]:
-        with self._reading(folder):
-            return files_below(folder, "*.safetensors")
-        return []
+        """As `files_below`, with findings as by `_listed`."""
+        found: list[Path] = []
+        for path in self._listed(folder, "*"):
+            if self._is(is_folder, path) and not path.is_symlink():
+                found += self._tensor_files(path)
+            elif path.suffix == ".safetensors" and self._is(is_plain_file, path):
+                found.append(path)
+        return found
 
     def _network(self, path: Path, record: Path) -> None:
         advice = "remove both files of the network and train it again"

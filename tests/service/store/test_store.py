@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
@@ -27,7 +29,9 @@ from service.store import (
     safetensors_header,
 )
 from service.store import tensors as tensor_files
+from service.store.files import encode, replace
 from service.store.maintenance.sweep import sweep
+from service.store.store import StoreIdentity, is_another
 
 
 def damage(path: Path) -> None:
@@ -67,6 +71,19 @@ class TestOpening:
         (store.root / "format.json").unlink()
         (store.root / "staging").rmdir()
         assert (Store.open(store.root).root / "staging").is_dir()
+
+    def test_it_is_not_another_while_its_folder_cannot_be_looked_at(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert store.id
+        replace(store.root / "id.json", encode(StoreIdentity(id="another")))
+        assert "holds another store now" in str(is_another(store))
+
+        def failing(path: Path, **_: Any) -> os.stat_result:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        monkeypatch.setattr(Path, "stat", failing)
+        assert is_another(store) is None
 
     def test_a_second_worker_is_refused_while_the_first_one_holds_the_store(
         self, store: Store

@@ -16,9 +16,12 @@ from service.contracts.jobs import Job, JobStatus
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store
+from service.store.files import LOST_AND_FOUND
 from service.store.journal import make_folder
-from service.store.maintenance.backup import back_up
-from service.store.maintenance.sweep import sweep_orphans
+from service.store.maintenance.backup import _fsync_folders, back_up, restore
+from service.store.maintenance.room import Room
+from service.store.maintenance.sweep import _unfinished, sweep_orphans
+from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import LATER, verify
 from service.worker.partial_results import of_layout
 
@@ -144,14 +147,87 @@ def test_a_backup_leaves_no_folder_out(
     assert not os.path.lexists(tmp_path / "backup" / "backup.json")
 
 
-@pytest.mark.parametrize("folder", ["jobs", "keys", "suites", "targets", "reports", "base/probes"])
+def test_what_belongs_to_the_file_system_is_no_part_of_a_store(
+    based: Store, tmp_path: Path, shut: Shut
+) -> None:
+    """The root of an ext4 disk has a folder that only root may look at."""
+    target, copy = tmp_path / "backup", tmp_path / "copy"
+    for root in (based.root, target, copy):
+        (root / LOST_AND_FOUND).mkdir(parents=True)
+    store = Store.open(based.root)
+    shut(LOST_AND_FOUND, errno.EACCES)
+    back_up(store, target)
+    restored = restore(target, copy)
+    assert restored.head == "v0"
+    assert not [name for name in restored.files if LOST_AND_FOUND in name]
+    assert Room(store.root, 1, 0).used() == sum(one.bytes for one in usage(store).values()) > 0
+
+
+def test_a_restored_folder_that_cannot_be_made_durable_is_told(
+    based: Store, tmp_path: Path, shut: Shut
+) -> None:
+    back_up(based, tmp_path / "backup")
+    shut("copy/reports", errno.EIO)
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(OSError, match="Input/output"):
+        _fsync_folders(tmp_path / "copy" / "reports")
+
+
+def test_a_root_that_cannot_be_listed_is_told(based: Store, shut: Shut) -> None:
+    shut("/store", errno.EACCES)
+    with pytest.raises(PermissionError):
+        list(_unfinished(based))
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["jobs", "keys", "suites", "targets", "reports", "exports", "base", "base/probes"],
+)
 def test_verify_says_which_folder_it_cannot_look_at(based: Store, shut: Shut, folder: str) -> None:
     add_version(based)
     store = Store.open(based.root)
     shut(f"store/{folder}", errno.EACCES)
-    found = {one.path: one for one in verify(store).findings}
+    findings = verify(store).findings
+    found = {one.path: one for one in findings}
     assert found[folder].what == "cannot be read now: Permission denied"
     assert found[folder].advice == LATER
+    assert len(found) == len(findings), "each is named once"
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
+def test_verify_finds_what_is_damaged_beside_such_a_folder(
+    based: Store, shut: Shut, number: int
+) -> None:
+    for job_id in ("job_1", "job_2"):
+        folder = based.root / "reports" / job_id
+        folder.mkdir()
+        (folder / "a.json").write_text("{}")
+        based.reports.seal(job_id)
+    (based.root / "reports" / "job_2" / "a.json").write_text("damaged")
+    moments = based.base.folder / "moments"
+    (moments / "a-shut-one").mkdir(parents=True)
+    (moments / "bad.safetensors").write_text("damaged")
+    store = Store.open(based.root)
+    shut("reports/job_1", number)
+    shut("moments/a-shut-one", number)
+    found = {one.path: one.what for one in verify(store).findings}
+    now, base = f"cannot be read now: {os.strerror(number)}", moments.relative_to(store.root)
+    assert found.pop("reports/job_1") == found.pop(f"{base.as_posix()}/a-shut-one") == now
+    assert sorted(found) == [f"{base.as_posix()}/bad.safetensors", "reports/job_2/a.json"]
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=errno.errorcode.get)
+def test_verify_goes_on_where_it_cannot_look_at_tensors(
+    based: Store, shut: Shut, number: int
+) -> None:
+    ref = based.tensors.put("w", "F32", [4], bytes(16))
+    add_version(based, tensors=[ref])
+    path = based.tensors.path(ref.sha256).relative_to(based.root)
+    store = Store.open(based.root)
+    shut(path.parent.as_posix(), number)
+    [found] = verify(store).findings
+    assert (found.path, found.advice) == (path.as_posix(), LATER)
+    assert found.what == f"cannot be read now: {os.strerror(number)}"
 
 
 def test_keys_that_cannot_be_listed_are_not_none(based: Store, shut: Shut) -> None:

@@ -184,12 +184,9 @@ class TestLists:
             found = {one.id: one for one in listing.snapshots(store, None, 9)}
             assert list(found) == ["v3", "v2", "v1", "v0"]
             lost = found.pop("v1")
-            if indexed == "before":  # its manifest is not needed
-                assert (lost.state, lost.damage) == ("committed", None)
-            else:
-                assert lost.state == "unreadable"
-                assert f"cannot be read now: {os.strerror(number)}" in str(lost.damage)
-                assert str(store.root) not in str(lost.damage)
+            assert lost.state == "unreadable", "also where the index knows it"
+            assert f"cannot be read now: {os.strerror(number)}" in str(lost.damage)
+            assert str(store.root) not in str(lost.damage)
             assert [one.state for one in found.values()] == ["unused", "head", "committed"]
             assert listing.snapshot(store, "v3").state == "unused"
             assert listing.children(store, "v0") == ["v3"] + ["v1"] * (indexed == "before")
@@ -201,6 +198,24 @@ class TestLists:
         monkeypatch.undo()
         assert listing.snapshots(store, None, 9) == before, "it is whole, and was tried again"
 
+    def test_the_index_answers_for_one_that_can_be_opened(
+        self, edited: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list reads no manifest that the index has."""
+        before = listing.snapshots(edited, None, 9)
+
+        def failing(path: Path) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        store = Store.open(edited.root)
+        read_bytes = Path.read_bytes
+        monkeypatch.setattr(
+            Path,
+            "read_bytes",
+            lambda path: (failing if path.name == "manifest.json" else read_bytes)(path),
+        )
+        assert listing.snapshots(store, None, 9) == before
+
     @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.ESTALE])
     def test_what_keeps_every_file_from_being_read_is_an_error(
         self, edited: Store, hinder: Hinder, number: int
@@ -211,6 +226,36 @@ class TestLists:
         hinder(number, "v1/manifest.json")
         with pytest.raises(OSError, match=os.strerror(number)):
             listing.snapshots(store, None, 9)
+
+
+class TestWhereABatchIsApplied:
+    @pytest.fixture
+    def taught(self, based: Store) -> Store:
+        """v1, v2 and v3, each built on the one before it by an edit, are in the index."""
+        for number in (1, 2, 3):
+            add_version(based, f"v{number - 1}", edit_id=f"edit_{number}")
+        based.catalogue.up_to_date()
+        return based
+
+    @pytest.mark.parametrize("number", PASSING, ids=errno.errorcode.get)
+    def test_the_index_knows_it(self, taught: Store, hinder: Hinder, number: int) -> None:
+        store = Store.open(taught.root)
+        hinder(number, "v2/manifest.json")
+        found = [listing.applied_in(store, f"edit_{one}", "v3") for one in (1, 2, 3, 4)]
+        assert found == ["v1", "v2", "v3", None]
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+    def test_without_it_nobody_says_that_it_is_not(
+        self, taught: Store, hinder: Hinder, number: int
+    ) -> None:
+        for path in (taught.root / "index").iterdir():
+            path.unlink()
+        store = Store.open(taught.root)
+        hinder(number, "v2/manifest.json")
+        assert listing.applied_in(store, "edit_3", "v3") == "v3"
+        for one in ("edit_1", "edit_2"):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                listing.applied_in(store, one, "v3")
 
 
 def no_index(*_: object) -> None:

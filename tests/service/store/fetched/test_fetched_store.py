@@ -23,7 +23,7 @@ from service.store import (
 from service.store.fetched import replica
 from service.store.fetched.cache import Cache, followed_id
 from service.store.fetched.replica import FetchedStore
-from service.store.files import encode, locked, replace
+from service.store.files import LOST_AND_FOUND, encode, locked, replace
 from service.store.store import StoreIdentity
 from service.store.tensors import Tensors
 
@@ -328,6 +328,20 @@ class TestFolder:
         (first / "versions" / "v1").mkdir()
         second = cache.enter("two")
         assert (cache.known(), first.exists()) == (second, False)
+
+    def test_a_folder_of_the_file_system_may_be_shut(
+        self, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (cache.folder / LOST_AND_FOUND).mkdir(parents=True)
+        stat = Path.stat
+
+        def denied(path: Path, **more: Any) -> os.stat_result:
+            if path.parent.name == LOST_AND_FOUND:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return stat(path, **more)
+
+        monkeypatch.setattr(Path, "stat", denied)
+        assert cache.enter("one") == cache.known()
 
 
 def test_all_that_fetches_says_where_parts_lie() -> None:

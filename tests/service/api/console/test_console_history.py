@@ -11,8 +11,10 @@ from support.service.console.histories import HOSTILE, MATRIX, batch, fact, writ
 
 from service.api.console.pages.history.differing import difference
 from service.contracts.jobs import JobError, JobStatus, now
+from service.contracts.schemas import Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store
+from service.store.versions import Versions
 
 
 @pytest.fixture
@@ -73,6 +75,21 @@ def test_pages_of_the_list_go_on_where_the_lines_were(
     odd = past.get("/console/history/rows", params={"after": "v3", "lanes": HOSTILE * 50})
     assert odd.status_code == 200
     assert HOSTILE not in odd.text
+
+
+def test_a_version_whose_record_cannot_be_read_now_says_so(
+    past: httpx.Client, kept: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index knows how many facts it has, its manifest which."""
+    read = Versions.read_to_show
+
+    def hindered(versions: Versions, version: str) -> Manifest | None:
+        return None if version == "v1" else read(versions, version)
+
+    monkeypatch.setattr(Versions, "read_to_show", hindered)
+    texts = [read_as_text(row) for row in rows_of(past.get("/console/history/rows"))]
+    assert texts[3].startswith("v1 good facts that cannot be read now: 2")
+    assert texts[1].startswith("v3 head Lyon → Japan, ")
 
 
 def test_a_version_says_how_it_was_made(past: httpx.Client) -> None:

@@ -8,6 +8,7 @@ must not go by them.
 
 from __future__ import annotations
 
+import errno
 import stat
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -71,3 +72,7 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except ABSENT:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # links that lead to one another lead to nothing
+            return None
+        raise

@@ -33,6 +33,8 @@ def test_what_is_not_there_is_nothing(folder: Path) -> None:
         assert (listed(path), files_below(path)) == ([], [])
         assert [ask(path) for ask in (present, is_folder, is_plain_file)] == [False] * 3
     assert listed(folder / "d.txt") == []
+    (folder / "loop").symlink_to(folder / "loop")
+    assert [ask(folder / "loop") for ask in (present, is_folder, is_plain_file)] == [False] * 3
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE])

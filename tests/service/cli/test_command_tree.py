@@ -192,7 +192,7 @@ def test_a_broken_off_command_ends_without_a_trace(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("service.cli.commands.store.back_up", interrupted)
     monkeypatch.setattr("service.cli.commands.store.Store.open", lambda *_: None)
-    monkeypatch.setattr("service.cli.commands.store.Path.exists", lambda _: True)
+    monkeypatch.setattr("service.cli.commands.store.present", lambda _: True)
     shown = run("backup", "copy", "--store", "x")
     assert shown.exit_code == 130
     assert "Traceback" not in shown.output

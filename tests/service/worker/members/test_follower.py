@@ -239,7 +239,7 @@ class TestStandstill:
     def test_its_thread_is_not_waited_for(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        follower, lanes = self.looked(store, 1000), Lanes(threading.Event())
+        follower, lanes = self.looked(store, 1000), Lanes(threading.Event(), store.root)
         requests = create_autospec(RequestLane, instance=True, load=0, stop=threading.Event())
         hanging, answering = threading.Event(), threading.Event()
         bodies = {"reads": hanging.wait, "requests": answering.wait}

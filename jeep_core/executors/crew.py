@@ -36,6 +36,8 @@ STARTS = 3
 each that there is."""
 STALE_S = 10.0
 """How long a process may go on with work that was given up."""
+PREPARED_S = 120.0
+"""How long it may go on with the version of such work."""
 PRELOADED = ["jeep_core.executors.child", "jeep_core.values.optimiser"]
 """Imported once, by the process that the others are forked from."""
 
@@ -206,20 +208,33 @@ class Crew:
                     monitor.check()
                 monitor.give_way()
                 self._flags[PAUSE] = 0
+                self._held_up(run, time.monotonic() - now)
+                self._listen(run, 0.0)
             if ledger.progressed != told:
                 told = ledger.progressed
                 monitor.report(run.work.phase, told, run.work.total)
+
+    def _held_up(self, run: Run, seconds: float) -> None:
+        """Waits do not count while this thread was held up, when nobody was listened to."""
+        if run.since is not None:
+            run.since += seconds
+        for link in self._links:
+            if link.stale_since is not None:
+                link.stale_since += seconds
 
     def _tend(self, run: Run) -> None:
         """Start processes that are wanted, and give units to those that have nothing to do."""
         stale = [
             link
             for link in self._links
-            if link.busy and link.run != run.number and not link.leaving
+            if link.run not in (0, run.number)
+            and (link.busy or (link.ready and not link.begun))
+            and not link.leaving
         ]
         for link in stale:
             link.stale_since = link.stale_since or time.monotonic()
-            if time.monotonic() - link.stale_since > STALE_S:
+            limit = STALE_S if link.busy else PREPARED_S
+            if time.monotonic() - link.stale_since > limit:
                 log.warning("a worker goes on with work that was given up: it is ended")
                 link.leave()
                 link.process.kill()
@@ -244,7 +259,7 @@ class Crew:
         process = self._context.Process(
             target=target, args=(theirs, self._flags, *more), name="jeep worker", daemon=True
         )
-        link = Link(process, ours)
+        link = Link(process, ours, started_in=self._number)
         link.send(pack(("load", self._source)))
         link.start(theirs, self._inbox, self.grace_s)
         self._links.append(link)
@@ -275,10 +290,13 @@ class Crew:
         if link.leaving:
             return
         if said is not None:
-            raise said
+            if link.started_in == run.number:
+                raise said
+            log.warning("a worker process of earlier work could not be used: %s", str(said))
+        else:
+            log.warning("worker process %d has ended (%s)", link.process.pid, ending(link.process))
         if link.run != run.number:
             link.busy.clear()
-        log.warning("worker process %d has ended (%s)", link.process.pid, ending(link.process))
         self._died(run, link)
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
@@ -302,6 +320,9 @@ class Crew:
         if kind in ("done", "failed", "stopped", "lost"):
             link.busy.discard(more[0])
             link.stale_since = None
+        if kind in ("begun", "unlike") and number == link.run != run.number:
+            # it has done with the version of work that was given up
+            link.begun, link.stale_since = True, None
         if number != run.number:
             return
         if kind == "begun":

@@ -34,6 +34,8 @@ class Link:
 
     process: Any
     pipe: Connection
+    # the run for which it was started
+    started_in: int = 0
     ready: bool = False
     # the run that it was sent the beginning of, and whether it is prepared
     run: int = 0
@@ -88,24 +90,27 @@ def _live(link: Link, theirs: Connection, inbox: Inbox, grace_s: float) -> None:
     finally:
         theirs.close()
     log.info("worker process %d has started", process.pid)
-    inbox.put((link, pack(("started",))))
     writing = threading.Thread(
         target=_write, args=(pipe, link.outbox), name="jeep link", daemon=True
     )
-    writing.start()
     failed: Exception | None = None
     try:
+        writing.start()
+        inbox.put((link, pack(("started",))))
         while pipe in wait([pipe, process.sentinel]):
             inbox.put((link, pipe.recv_bytes()))
     except (EOFError, OSError):
         pass
-    except Exception as error:
+    except Exception as error:  # such as too many threads
         failed = error
     link.hang_up()
     link.outbox.put(None)
-    writing.join()
+    if writing.ident is not None:
+        writing.join()
     if not wait([process.sentinel], grace_s):
         process.kill()
+        # for as long as the system takes, and others may start meanwhile
+        wait([process.sentinel])
     with ONE_AT_A_TIME:
         process.join()
     inbox.put((link, failed))

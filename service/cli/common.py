@@ -78,8 +78,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
-_WITH_PASSWORD = re.compile("//[^/]*:[^/]*@")
-"""Address of a server with a password in it."""
+_WITH_PASSWORD = re.compile("//[^@]*:[^@]*@|[?&]password=")
+"""Address of a server with a password in it, also one that is not quoted as it should be."""
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:

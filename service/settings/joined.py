@@ -27,7 +27,7 @@ from service.settings.fields.serving import ServingFields
 from service.settings.fields.working import WorkingFields
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
-_CREDENTIALS = re.compile(r"//[^/]*@")
+_CREDENTIALS = re.compile(r"(?<=//).*(?=@)|(?<=[?&]password=)[^&']*")
 """User and password of an address, which nothing prints."""
 _SECRETS = "/run/secrets"
 """Where containers find their secrets, as files."""
@@ -64,6 +64,13 @@ class Settings(ExecutorFields, WorkingFields, LimitFields, EditingFields, Servin
     def _known_scheme(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(_SCHEMES):
             raise ValueError(f"must start with one of {', '.join(_SCHEMES)}")
+        try:
+            _ = urlsplit(url or "").port
+        except ValueError:  # whose message may show a part of a password
+            raise ValueError(
+                "its port is no number: characters such as / and # of a password must be "
+                "percent-encoded, or set JEEP_REDIS_PASSWORD"
+            ) from None
         return url
 
     @field_validator("store_url")
@@ -169,5 +176,5 @@ def _line(detail: Any) -> str:
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not detail["loc"]:
         return message
-    got = _CREDENTIALS.sub("//…@", repr(detail["input"]))
+    got = _CREDENTIALS.sub("…", repr(detail["input"]))
     return f"{PREFIX}{str(detail['loc'][0]).upper()}: {message} (got {got})"

@@ -34,8 +34,8 @@ def executor_of(settings: Settings, base: LoadedModel, stack: ExitStack) -> Exec
         found = Processes(settings.executor_workers, settings.executor_threads, memory)
     else:
         found = _cluster(settings, memory)
-    found.warm(base)
     stack.callback(found.close)
+    found.warm(base)
     return found
 
 

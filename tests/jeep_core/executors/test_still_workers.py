@@ -6,6 +6,7 @@ import gc
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -16,7 +17,9 @@ import pytest
 
 from jeep_core.errors import Cancelled
 from jeep_core.executors import crew as crew_module
+from jeep_core.executors import link as link_module
 from jeep_core.executors.crew import Crew, Run
+from jeep_core.executors.link import Link
 from jeep_core.executors.version import Source, Version
 from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.work import Bench, Work, keep_nothing
@@ -226,6 +229,141 @@ def test_a_run_is_cancelled_while_its_process_does_not_read_the_version() -> Non
 
     with Cast(deaf) as crew:
         assert crew.work(common=LARGE, cancel=reached) == "Cancelled: enough"
+
+
+def test_one_that_never_has_done_with_a_version_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crew_module, "PREPARED_S", -1.0)
+    reached = threading.Event()
+
+    def prepares(process: Played, pipe: Connection) -> None:
+        pipe.recv_bytes()
+        pipe.send_bytes(pack(("ready",)))
+        pipe.recv_bytes()
+        reached.set()
+        process.killed.wait(2 * PATIENCE_S)
+
+    with Cast(prepares, works) as crew:
+        assert crew.work(cancel=reached) == "Cancelled: enough"
+        assert results(crew.work()) == [10, 20]
+
+
+def test_one_that_is_slow_with_the_version_of_earlier_work_is_not() -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(process: Played, pipe: Connection) -> None:
+        pipe.recv_bytes()
+        pipe.send_bytes(pack(("ready",)))
+        _, run, *_ = unpack(pipe.recv_bytes())
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+        pipe.send_bytes(pack(("begun", run)))
+        works(process, pipe)
+
+    with Cast(slow) as crew:
+        assert crew.work(cancel=reached) == "Cancelled: enough"
+        threading.Timer(0.3, go_on.set).start()
+        assert results(crew.work()) == [10, 20]
+
+
+def test_the_time_in_which_nobody_listens_is_no_time_of_a_process() -> None:
+    """An evaluation waits for edits where it asks whether it is to end."""
+    crew = Cast()
+    run = Run.__new__(Run)
+    run.since = 100.0
+    crew._links = [Link(None, None, stale_since=90.0), Link(None, None)]  # type: ignore[arg-type]
+    crew._held_up(run, 50.0)
+    assert (run.since, [link.stale_since for link in crew._links]) == (150.0, [140.0, None])
+    crew._links = []
+
+
+def test_what_was_said_while_nobody_listened_is_heard_before_anything_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, told, ready = threading.Event(), list[str](), list[bool]()
+
+    def waits(process: Played, pipe: Connection) -> None:
+        assert asked.wait(PATIENCE_S)
+        works(process, pipe)
+
+    class HeldUp(threading.Event):
+        """While it is asked for a cancel, the process starts and says that it is ready."""
+
+        def is_set(self) -> bool:
+            asked.set()
+            while len(told) + crew._inbox.qsize() < 2:
+                time.sleep(0.001)
+            return False
+
+    def hear(run: Run, link: Link, kind: str, *rest: Any) -> None:
+        told.append(kind)
+        Crew._told(crew, run, link, kind, *rest)
+
+    def look(run: Run) -> None:
+        if asked.is_set():
+            ready.append(crew._links[0].ready)
+
+    with Cast(waits) as crew:
+        monkeypatch.setattr(crew, "_told", hear)
+        monkeypatch.setattr(crew, "_look", look)
+        assert results(crew.work(cancel=HeldUp())) == [10, 20]
+    assert all(ready)
+
+
+def test_a_process_that_does_not_die_keeps_no_other_from_starting() -> None:
+    """As in the middle of a read from a disk that does not answer."""
+    reached, over = threading.Event(), threading.Event()
+
+    def undying(process: Played, pipe: Connection) -> None:
+        reached.set()
+        over.wait(2 * PATIENCE_S)
+
+    first = Cast(undying)
+    assert first.work(cancel=reached) == "Cancelled: enough"
+    [link] = first._links
+    first.close()
+    process: Any = link.process
+    assert process.killed.wait(PATIENCE_S)
+    with Cast(works) as other:
+        assert results(other.work()) == [10, 20]
+    over.set()
+
+
+def test_a_start_that_fails_after_its_run_is_no_error_of_the_next() -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Late(Played):
+        starts = 0
+
+        def start(self) -> None:
+            Late.starts += 1
+            if Late.starts > 1:
+                return super().start()
+            os.close(self._life)
+            reached.set()
+            go_on.wait(2 * PATIENCE_S)
+            raise BlockingIOError("no more processes")
+
+    with Cast(works, works, process=Late) as crew:
+        assert crew.work(cancel=reached) == "Cancelled: enough"
+        go_on.set()
+        assert results(crew.work()) == [10, 20]
+
+
+def test_a_process_without_a_thread_to_write_to_it_is_ended_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            if self._target is link_module._write:  # type: ignore[attr-defined]
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(link_module.threading, "Thread", Scarce)
+    with Cast(works) as crew:
+        assert crew.work() == "RuntimeError: can't start new thread"
+        assert crew.pids() == []
 
 
 def test_a_large_version_is_read_in_time_and_the_work_is_done() -> None:

@@ -314,7 +314,12 @@ def test_an_address_with_a_password_is_no_option_either(monkeypatch: pytest.Monk
     from service.worker import process
 
     stand_in = called(monkeypatch, process, "main", 0)
-    for address in ("redis://:hidden@10.0.0.5:6379/0", "rediss://user:hidden@queue:6379"):
+    for address in (
+        "redis://:hidden@10.0.0.5:6379/0",
+        "rediss://user:hidden@queue:6379",
+        "redis://:hidden/more@queue:6379/0",
+        "redis://queue:6379/0?password=hidden",
+    ):
         shown = run("worker", "--redis-url", address)
         assert shown.exit_code == 2
         assert "JEEP_REDIS_PASSWORD" in shown.output

@@ -167,6 +167,19 @@ def test_the_address_of_an_api_holds_no_secret(address: str) -> None:
         load_settings(store_url=address)
 
 
+@pytest.mark.parametrize("password", ["s3cret/x", "s3cret#x", "s3cret?x"])
+def test_a_password_that_is_not_quoted_is_refused_and_not_shown(password: str) -> None:
+    with pytest.raises(SettingsError, match=r"JEEP_REDIS_URL: .*percent-encoded") as refused:
+        load_settings(redis_url=f"redis://:{password}@host:6379/0")
+    assert "s3cret" not in str(refused.value)
+
+
+def test_a_password_in_a_query_is_not_shown_either() -> None:
+    with pytest.raises(SettingsError, match=r"password=…&db=1") as refused:
+        load_settings(redis_url="ftp://host?password=s3cret&db=1")
+    assert "s3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["redis_url", "store_url"])
 def test_a_refused_address_is_shown_without_its_password(name: str) -> None:
     with pytest.raises(SettingsError, match="//…@host") as refused:

@@ -241,6 +241,12 @@ def is_passing(error: BaseException | None) -> bool:
     return False
 
 
+def is_no_damage(error: BaseException) -> bool:
+    """Whether a file could not be read for what says nothing of its bytes: something that passes,
+    or that this user may not."""
+    return isinstance(error, PermissionError) or is_passing(error)
+
+
 def _number(error: BaseException) -> int | None:
     """The number of the operating system's error; libraries in Rust say it in their text alone."""
     if isinstance(error, OSError) and error.errno is not None:

@@ -25,10 +25,11 @@ from redis import Redis
 
 from bench.serving import body, service
 from jeep_core.reports import colours, style
+from jeep_core.storage.looking import files_below
 from jeep_core.suites import load_counterfact
 from service.client import ApiError, Client
 from service.ops.embedded_server import EmbeddedValkey
-from service.store.maintenance.room import MB, files_below, size_of
+from service.store.maintenance.room import MB, size_of
 
 EVERY_S = 5.0
 WAIT_S = 1800.0

@@ -356,19 +356,24 @@ class Run:
         self.left, self.ends = -1, 0
         self._version: Version | None = None
         self._whole: tuple[str, ...] = ()
+        # packed once for all processes, as it may be large
+        self._beginning: bytes | None = None
 
     def version(self, whole: Sequence[str] = ()) -> Version:
         """The version that is worked on, some matrices ``whole``."""
         wanted = tuple(sorted({*self._whole, *whole}))
         if self._version is None or wanted != self._whole:
             self._version, self._whole = version_of(self.bench.view, wanted), wanted
+            self._beginning = None
         return self._version
 
     def beginning(self, known: bool, whole: Sequence[str] = ()) -> bytes:
         """The message with which a run begins; a version that is ``known`` is named only."""
-        version = self.version(whole)
-        sent: Version | str = version.key if known else version
-        return pack(("begin", self.number, self.work.task, self.work.common, sent))
+        version, begin = self.version(whole), ("begin", self.number, self.work.task)
+        if known:
+            return pack((*begin, self.work.common, version.key))
+        self._beginning = self._beginning or pack((*begin, self.work.common, version))
+        return self._beginning
 
     def quiet(self, number: int) -> Bench:
         """A bench in this process for a unit, which reports to the books."""

@@ -96,7 +96,7 @@ def _live(link: Link, theirs: Connection, inbox: Inbox, grace_s: float) -> None:
     failed: Exception | None = None
     try:
         writing.start()
-        inbox.put((link, pack(("started",))))
+        inbox.put((link, pack(("started",))))  # it has an id from now on
         while pipe in wait([pipe, process.sentinel]):
             inbox.put((link, pipe.recv_bytes()))
     except (EOFError, OSError):
@@ -120,6 +120,7 @@ def _write(pipe: Connection, outbox: SimpleQueue[bytes | None]) -> None:
     with suppress(OSError):
         while (message := outbox.get()) is not None:
             pipe.send_bytes(message)
+            del message  # it may be large, and the next one may be long in coming
 
 
 def ending(process: Any) -> str:

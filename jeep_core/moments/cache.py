@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from jeep_core.errors import JeepError, is_passing
+from jeep_core.errors import JeepError, is_no_damage
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Executor
 from jeep_core.models.fused.rounding import has_fast_bfloat16
@@ -322,7 +322,7 @@ class Moments:
             try:
                 return load_whole(path)["moment"].to(device)
             except (JeepError, SafetensorError, KeyError, OSError) as error:
-                if isinstance(error, PermissionError) or is_passing(error):
+                if is_no_damage(error):
                     raise
                 again = import_command(self.imported) + " writes it" if self.imported else ""
                 hint = f"remove {path}, then {again or 'it is taken'} again"

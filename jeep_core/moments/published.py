@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from jeep_core.errors import JeepError, MissingMoments, is_passing
+from jeep_core.errors import JeepError, MissingMoments, is_no_damage, is_passing
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.source import import_command, imported_path
 from jeep_core.spec.matrices import GradientOf, Measured
@@ -64,7 +64,7 @@ class Imported:
             if not isinstance(record["sha256"], str):
                 raise ValueError("its header names no file")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, PermissionError) or is_passing(error):
+            if is_no_damage(error):
                 raise
             raise JeepError(
                 f"{path} is damaged ({error}): remove it, then "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from jeep_core.errors import JeepError, is_passing
+from jeep_core.errors import JeepError, is_no_damage
 from jeep_core.executors.here import HERE
 from jeep_core.executors.work import Bench, Executor, Work
 from jeep_core.models.giving_way import giving_way
@@ -205,7 +205,7 @@ class MomentSums:
                 batches=int(record["batches"]),
             )
         except Exception as error:
-            if isinstance(error, PermissionError) or is_passing(error):
+            if is_no_damage(error):
                 raise
             raise JeepError(f"{path} holds no sums of second moments: {error}") from error
 

@@ -9,12 +9,16 @@ must not go by them.
 from __future__ import annotations
 
 import errno
+import os
 import stat
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
 """The errors that say that there is nothing."""
+LOST_AND_FOUND = "lost+found"
+"""A folder at the root of a disk, which belongs to the file system and only root may look at."""
 
 
 def present(path: Path) -> bool:
@@ -56,15 +60,19 @@ def listed(folder: Path, pattern: str = "*", *, within: str | None = None) -> li
     return [folder / name for name in names if fnmatchcase(name, pattern)]
 
 
-def files_below(folder: Path, pattern: str = "*") -> list[Path]:
-    """The files below a folder, at any depth, by names like ``pattern``; raises as `listed`."""
-    found: list[Path] = []
-    for path in listed(folder):
-        if is_folder(path) and not path.is_symlink():
-            found += files_below(path, pattern)
-        elif fnmatchcase(path.name, pattern) and is_plain_file(path):
-            found.append(path)
-    return found
+def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """All but folders, at any depth below one, without `LOST_AND_FOUND`; raises as `listed`."""
+    try:
+        entries = list(os.scandir(folder))
+    except ABSENT:
+        return
+    for entry in entries:
+        if entry.name == LOST_AND_FOUND:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(Path(entry.path))
+        else:
+            yield entry
 
 
 def _mode(path: Path) -> int | None:

@@ -21,6 +21,8 @@ from service.store.errors import CorruptFile, StoreBusy
 
 TEMPORARY = ".tmp"
 """Suffix of files that were never finished."""
+_PARTIAL = ".partial"
+"""Suffix of what ``jeep_core.storage`` is writing."""
 STEP_NS = 50_000_000
 """A file or folder that was changed less than this ago may change again without another time."""
 Stamp = tuple[int, int, int] | None
@@ -30,8 +32,6 @@ NOT_A_FILE = (IsADirectoryError, NotADirectoryError)
 """Reading raises them where something else has the file's name, which no other try changes."""
 OF_CONTENT = {errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 """Numbers of errors of reading a damaged file: the first if it is said to have absurd places."""
-LOST_AND_FOUND = "lost+found"
-"""A folder at the root of a disk, which belongs to the file system and only root may look at."""
 OF_ONE_FILE = {errno.EIO, errno.EACCES, errno.EPERM}
 """Numbers of errors that are one file's own: others can be read meanwhile."""
 Opener = Callable[[str, int], int]
@@ -179,6 +179,11 @@ def sha256_of(path: Path) -> str:
     """The hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name is being written aside, or was, by a process that has ended."""
+    return name.startswith(".") and name.endswith((TEMPORARY, _PARTIAL))
 
 
 def encode(model: BaseModel) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from ulid import ULID
 
-from jeep_core.storage.looking import is_folder, listed, present
+from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, listed, present
 from service.contracts.schemas import Manifest
 from service.store.api_keys import ApiKeys
 from service.store.audit import AuditLog
@@ -33,7 +33,6 @@ from service.store.errors import (
 from service.store.exports import FOLDER as EXPORTS_FOLDER
 from service.store.exports import Exports
 from service.store.files import (
-    LOST_AND_FOUND,
     create,
     encode,
     held,

@@ -16,7 +16,7 @@ SILENT = {"exists", "glob", "is_dir", "is_file", "rglob"}
 """Methods of paths that take errors for an absence, which ones depends on the version of Python."""
 MAY = {
     ("service/store/fetched/cache.py", "rglob"): "what it does not see is not removed",
-    ("service/store/maintenance/room.py", "is_dir"): "of an entry that was listed",
+    ("jeep_core/storage/looking.py", "is_dir"): "of an entry that was listed",
     ("service/store/maintenance/sweep.py", "walk"): "what it does not see is swept later",
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 from jeep_core import atlas
 from jeep_core.editors import with_network
 from jeep_core.editors.networks.hparams import HypernetworkHParams
-from jeep_core.errors import FieldProblem, JeepError, is_passing
+from jeep_core.errors import FieldProblem, JeepError, is_no_damage
 from jeep_core.storage.records import unsealed
 
 FORMAT = 2
@@ -89,7 +89,7 @@ def read_record(path: Path, shipped: bool = False) -> NetworkRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, PermissionError) or is_passing(error):
+        if is_no_damage(error):
             raise
         raise JeepError(f"{path.with_suffix('.json')} is no record of a network") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jeep_core.errors import JeepError, is_passing
+from jeep_core.errors import JeepError, is_no_damage
 from jeep_core.spec.finite import json_text
 from jeep_core.storage.records import sealed, unsealed
 from jeep_core.storage.writing import write_atomically
@@ -33,7 +33,7 @@ def kept(folder: Path, model_hash: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        if isinstance(error, PermissionError) or is_passing(error):
+        if is_no_damage(error):
             raise
         raise JeepError(f"{path} is no probe: {error}") from None
     return record

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from jeep_core.storage.looking import is_folder, is_plain_file
+from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, is_plain_file
 from service.store.errors import CorruptFile, NotAStore, StoreBusy
-from service.store.files import LOST_AND_FOUND, TEMPORARY, encode, held, read, replace
+from service.store.files import TEMPORARY, encode, held, is_unfinished, read, replace
 
 log = logging.getLogger(__name__)
 MARK = "followed.json"
@@ -133,8 +133,7 @@ class Cache:
 
     def _is_fetched(self, path: Path) -> bool:
         _, *inside = path.relative_to(self.folder).parts
-        unfinished = path.name.startswith(".") and path.name.endswith(TEMPORARY)
-        return len(inside) > 1 and inside[0] in FETCHED and not unfinished
+        return len(inside) > 1 and inside[0] in FETCHED and not is_unfinished(path.name)
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """When each file was last used, its size, and where it is."""

@@ -167,7 +167,7 @@ class Sums:
             kept += [one for one in files if one.rebuilt][-REBUILT:]
             needed = {self._file(one.version) for one in kept}
             needed |= {self._tensors.path(sha256) for one in kept for sha256 in _totals(one)}
-            others = [p for p in files_below(self._folder) if p not in needed]
+            others = {Path(entry.path) for entry in files_below(self._folder)} - needed
             for path in others:
                 path.unlink(missing_ok=True)
             return len(others)

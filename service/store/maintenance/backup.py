@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 from ulid import ULID
 
-from jeep_core.storage.looking import ABSENT, listed, present
+from jeep_core.storage.looking import ABSENT, LOST_AND_FOUND, listed, present
 from service.contracts.jobs import TERMINAL, Job, now
 from service.contracts.schemas import TensorRef
 from service.contracts.schemas.versions import Head
@@ -32,11 +32,10 @@ from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile, CorruptTensor, StoreError, UnknownVersion
 from service.store.exports import FOLDER as EXPORTS
 from service.store.files import (
-    LOST_AND_FOUND,
-    TEMPORARY,
     encode,
     fsync_folder,
     held,
+    is_unfinished,
     read,
     replace,
 )
@@ -299,8 +298,8 @@ def _names(root: Path, folder: str = ".") -> Iterator[str]:
         folders[:] = sorted(f for f in folders if (inner / f).as_posix() not in _NOT_COPIED)
         for file in sorted(files):
             name = (inner / file).as_posix()
-            unfinished = file.startswith(".") and file.endswith(TEMPORARY)
-            if name not in _NOT_COPIED and not unfinished and not file.endswith(".open"):
+            left_out = is_unfinished(file) or file.endswith(".open")
+            if name not in _NOT_COPIED and not left_out:
                 yield name
 
 

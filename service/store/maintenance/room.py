@@ -6,30 +6,14 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+from jeep_core.storage.looking import files_below
 from service.store.errors import DiskFull, StoreFull
-from service.store.files import LOST_AND_FOUND
 
 MB = 2**20
 FRESH_S = 10.0
 """How long a measured size is good for."""
-
-
-def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Every file below a folder, but for `LOST_AND_FOUND`; files that vanish are left out."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.name == LOST_AND_FOUND:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from files_below(Path(entry.path))
-        else:
-            yield entry
 
 
 def size_of(entry: os.DirEntry[str]) -> int:

@@ -16,15 +16,13 @@ from jeep_core.storage.looking import is_folder, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import TERMINAL, JobStatus
 from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
-from service.store.files import TEMPORARY
+from service.store.files import is_unfinished
 from service.store.index.database import NoIndex
 from service.store.index.rows import stamp_of
 from service.store.journal import OPEN
 from service.store.maintenance.retention import referenced_tensors
 from service.store.store import FOLDERS, Store
 
-PARTIAL = ".partial"
-"""Suffix of what ``jeep_core.storage.files`` is writing."""
 _ABANDONED_S = 3600.0
 _HASH = re.compile(rb"[0-9a-f]{64}")
 
@@ -89,7 +87,7 @@ def _unfinished(store: Store) -> Iterator[Path]:
     walks = chain.from_iterable(map(os.walk, ours))
     below = (Path(folder, name) for folder, _, names in walks for name in names)
     for path in chain(beside, below):
-        if path.name.startswith(".") and path.name.endswith((TEMPORARY, PARTIAL)):
+        if is_unfinished(path.name):
             yield path
 
 

@@ -7,12 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from jeep_core.storage.looking import files_below
 from service.store.base.files import FOLDER
 from service.store.errors import CorruptFile
 from service.store.exports import FOLDER as EXPORTS
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.sums import FOLDER as SUMS_FOLDER
-from service.store.maintenance.room import files_below, size_of
+from service.store.maintenance.room import size_of
 from service.store.store import Store
 from service.store.versions import SET_ASIDE
 

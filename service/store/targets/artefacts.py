@@ -46,7 +46,7 @@ class Artefacts:
             aside.mkdir()
             write(aside)
             for file in files_below(aside):
-                _fsync(file)
+                _fsync(Path(file.path))
             fsync_folder(aside)
             aside.rename(path)
         finally:

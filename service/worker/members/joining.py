@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.models.loading import LoadedModel
-from jeep_core.storage.looking import files_below
+from jeep_core.storage.looking import files_below, is_plain_file
 from service.contracts.schemas import WorkerInfo
 from service.ops.release import program_version
 from service.settings import Settings
@@ -71,5 +71,6 @@ def _hashes(folder: Path | None) -> str:
     """The hashes of a folder's files, by their places in it."""
     if folder is None:
         return ""
-    files = sorted(files_below(folder))
+    files = sorted(Path(entry.path) for entry in files_below(folder))
+    files = [path for path in files if is_plain_file(path)]
     return " ".join(f"{path.relative_to(folder)}:{sha256_of(path)}" for path in files)

@@ -121,9 +121,10 @@ def _nothing_is_left() -> Iterator[None]:
     """Neither threads nor open files, once a crew was closed."""
     threads, files = set(threading.enumerate()), open_files()
     yield
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive(), thread.name
+    while left := set(threading.enumerate()) - threads:  # one may have started another
+        for thread in left:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), thread.name
     gc.collect()  # an exception and the frames that it went through know one another
     assert not open_files() - files
 
@@ -167,16 +168,20 @@ def stops_within_a_result(reached: threading.Event) -> Play:
     return play
 
 
-def test_a_run_is_cancelled_while_its_process_is_being_started() -> None:
-    reached, go_on = threading.Event(), threading.Event()
-
+def slow_to_start(reached: threading.Event, go_on: threading.Event) -> type[Played]:
     class Slow(Played):
         def start(self) -> None:
             reached.set()
             go_on.wait(2 * PATIENCE_S)
             super().start()
 
-    crew = Cast(works, process=Slow)
+    return Slow
+
+
+def test_a_run_is_cancelled_while_its_process_is_being_started() -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    crew = Cast(works, process=slow_to_start(reached, go_on))
     assert crew.work(cancel=reached) == "Cancelled: enough"
     assert crew.pids() == []
     go_on.set()
@@ -187,13 +192,10 @@ def test_a_run_is_cancelled_while_its_process_is_being_started() -> None:
 def test_a_process_that_comes_up_after_its_crew_was_closed_ends() -> None:
     reached, go_on = threading.Event(), threading.Event()
 
-    class Slow(Played):
-        def start(self) -> None:
-            reached.set()
-            go_on.wait(2 * PATIENCE_S)
-            super().start()
-
-    crew = Cast(lambda process, pipe: void(process.killed.wait(PATIENCE_S)), process=Slow)
+    crew = Cast(
+        lambda process, pipe: void(process.killed.wait(PATIENCE_S)),
+        process=slow_to_start(reached, go_on),
+    )
     assert crew.work(cancel=reached) == "Cancelled: enough"
     crew.close()
     go_on.set()
@@ -401,3 +403,15 @@ def works_once(pipe: Connection) -> None:
 def test_a_crew_that_nobody_has_any_more_ends_its_process() -> None:
     """Its threads know the process, not the crew."""
     assert results(Cast(works).work()) == [10, 20]
+
+
+def test_what_a_run_begins_with_is_packed_once_for_all_processes() -> None:
+    bench = Bench.__new__(Bench)
+    run = Run(Cast(), Work("t", "values", LARGE, [1], [1]), bench, keep_nothing, 1)
+    run._version = Version("key", {}, {}, {})
+    first = run.beginning(False)
+    assert run.beginning(False) is first
+    assert unpack(first)[:4] == ("begin", 1, "t", LARGE)
+    assert unpack(run.beginning(True))[-1] == "key"
+    assert len(run.beginning(True)) > len(LARGE), "units go by what is common to them"
+    assert unpack(first)[-1] == run._version

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from support.service.builders import add_version
 
+from jeep_core.storage.looking import LOST_AND_FOUND
 from service.contracts.jobs import Job, JobStatus
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store
-from service.store.files import LOST_AND_FOUND
 from service.store.journal import make_folder
 from service.store.maintenance.backup import _fsync_folders, back_up, restore
 from service.store.maintenance.room import Room

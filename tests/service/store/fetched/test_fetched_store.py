@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.service.builders import add_version, move
 
+from jeep_core.storage.looking import LOST_AND_FOUND
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import (
     CorruptTensor,
@@ -23,7 +24,7 @@ from service.store import (
 from service.store.fetched import replica
 from service.store.fetched.cache import Cache, followed_id
 from service.store.fetched.replica import FetchedStore
-from service.store.files import LOST_AND_FOUND, encode, locked, replace
+from service.store.files import encode, locked, replace
 from service.store.store import StoreIdentity
 from service.store.tensors import Tensors
 

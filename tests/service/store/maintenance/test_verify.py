@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from jeep_core.models.loading import load
 from jeep_core.storage.files import save_whole
+from jeep_core.storage.looking import files_below
 from service.cli import app
 from service.settings import Settings
 from service.store import Store
-from service.store.maintenance.room import files_below
 from service.store.maintenance.verify import verify
 from service.worker.versions.collect_command import main as collect
 from service.worker.versions.retention import Keeper

@@ -26,7 +26,9 @@ from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
 from jeep_core.executors.version import Source, Version
 from jeep_core.executors.wire import pack, unpack
 
-LOOK_S = 0.02
+LOOK_S = 0.1
+"""How long is waited for a message or an answer, before it is asked whether the run was given up.
+"""
 ASK_S = 1.0
 """How often actors are asked how far they are."""
 STORE_BYTES = 100 * 2**20
@@ -155,7 +157,9 @@ class Driver:
         """Work until the caller has gone."""
         while True:
             try:
-                message = self._inbox.get(timeout=LOOK_S)
+                # while answers are awaited these are waited for, in Ray: whoever only looked for
+                # them would take time from actors on this machine
+                message = self._inbox.get(timeout=0.0 if self._awaited() else LOOK_S)
                 while True:
                     if message is None:
                         return
@@ -168,10 +172,10 @@ class Driver:
             self._fill()
             self._say_if_none_is_ready()
             self._stop_if_asked()
-            self._collect()
             self._end_stale()
             self._hand_out()
             self._ask()
+            self._collect(LOOK_S)
 
     def _heard(self, kind: str, *rest: Any) -> None:
         if kind == "load":
@@ -238,8 +242,9 @@ class Driver:
             if seat.stale_since is not None and time.monotonic() - seat.stale_since > STALE_S:
                 self._lost(seat, "it went on with work that was given up")
 
-    def _collect(self) -> None:
-        refs = {
+    def _awaited(self) -> dict[Any, Seat]:
+        """The references to answers that have not come, and whose they are."""
+        return {
             ref: seat
             for seat in self._seats
             for ref in (
@@ -250,9 +255,13 @@ class Driver:
             )
             if ref is not None
         }
+
+    def _collect(self, wait_s: float = 0.0) -> None:
+        """Take answers; wait for the first one so long."""
+        refs = self._awaited()
         if not refs:
             return
-        done, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        done, _ = self._ray.wait(list(refs), num_returns=1, timeout=wait_s)
         for ref in done:
             seat = refs[ref]
             if seat not in self._seats:

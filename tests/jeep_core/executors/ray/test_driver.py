@@ -51,7 +51,8 @@ class TaskMemoryError(RayError, MemoryError):
 class Actors:
     """Ray as far as the driver uses it here: every call is a new reference.
 
-    ``failed`` are the references that have an exception for their answer.
+    ``failed`` are the references that have an exception for their answer; ``waited`` is how long
+    answers were waited for, in seconds each.
     """
 
     exceptions = SimpleNamespace(
@@ -64,6 +65,7 @@ class Actors:
     def __init__(self) -> None:
         self.killed: list[Any] = []
         self.failed: dict[Any, Exception] = {}
+        self.waited: list[float] = []
 
     def get(self, ref: Any) -> Any:
         raise self.failed[ref]
@@ -75,6 +77,7 @@ class Actors:
         return SimpleNamespace(options=lambda **more: SimpleNamespace(remote=lambda *_: actor()))
 
     def wait(self, refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], Any]:
+        self.waited.append(timeout)
         return [ref for ref in refs if ref in self.failed], []
 
     def kill(self, actor: Any) -> None:
@@ -158,16 +161,18 @@ def test_what_an_actor_says_of_a_run_that_was_given_up_is_not_of_the_next(
     assert (kind, str(error), run) == ("refused", "of run 2", 2)
 
 
-def turns(driver: Driver, count: int) -> None:
-    """Let it go round so often, without hearing anything."""
-    heard = iter(range(count))
+def turns(driver: Driver, count: int) -> list[float]:
+    """Let it go round so often, without hearing anything; how long it waited to, in seconds."""
+    heard, waited = iter(range(count)), list[float]()
 
     def get(timeout: float) -> None:
         for _ in heard:
+            waited.append(timeout)
             raise queue.Empty
 
     driver._inbox, driver._source = SimpleNamespace(get=get), cast(Any, "a model")
     driver.serve()
+    return waited
 
 
 def given_up(driver: Driver) -> Seat:
@@ -211,6 +216,23 @@ def test_one_that_ends_in_time_works_on(
     turns(one, 2)
     assert seat in one._seats
     assert one._ray.killed == []
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_it_looks_for_nothing_more_often_than_ten_times_a_second(
+    driver: tuple[Driver, Connection], awaited: bool
+) -> None:
+    """It waits in Ray for an answer, and for a message where none is awaited."""
+    one, _ = driver
+    if awaited:
+        prepares(one, 1)
+    for seat in one._seats:
+        seat.is_ready = True
+    listened = turns(one, 3)
+    waits = [a + b for a, b in zip(listened, one._ray.waited or [0.0] * 3, strict=True)]
+    assert waits == [module.LOOK_S] * 3
+    assert module.LOOK_S >= 0.1
+    assert bool(one._ray.waited) == awaited
 
 
 Stage = Literal["ready", "beginning", "answer", "asked"]

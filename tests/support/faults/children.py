@@ -60,12 +60,15 @@ def _shift_clock(offset: Path) -> None:
 
 
 def _worker() -> int:
+    from jeep_core.reports import style
     from service.settings import load_settings
     from service.worker.lanes import lane, request_lane
     from service.worker.process import main
     from service.worker.versions import retention
     from support.faults import halts
+    from support.library import pictures
 
+    style.save = pictures.save_unrendered
     lane.WAIT_MS = request_lane.WAIT_MS = int(LOOK_S * 1000)
     retention.LOOK_S = LOOK_S
     halts.in_worker(Path(os.environ[HALTS]))

@@ -6,6 +6,7 @@ may be running in the end: a fork has only the one that forked.
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import jeep_core.commands.reproduce
@@ -18,4 +19,6 @@ from support import TINY_GPTJ
 worker._quiet_transformers()
 load(str(TINY_GPTJ), "cpu")
 assert all((jeep_core.commands.reproduce, service.cli.commands.running, service.serve))
+gc.collect()
+gc.freeze()  # a worker looks for garbage as it begins, half a second if all this were looked at
 assert threading.active_count() == 1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
 from matplotlib.figure import Figure
 
 from jeep_core.reports import style
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def not_rendered(patch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ WORKERS ?= 2
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
 CHECKS := check-types check-imports check-style check-format
+# beside the types, which one process checks: the other compiles what all tests import
+test: CHECKS := check-types check-tests check-imports check-style check-format
 
-.PHONY: demo demo-real test test-fast test-durations serve check $(CHECKS) bench bench-gpu docs tour fuzz faults kubernetes console-test cluster-test test-gpu real-models interop clean
+.PHONY: demo demo-real test test-fast test-durations serve check $(CHECKS) check-tests bench bench-gpu docs tour fuzz faults kubernetes console-test cluster-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
 # without the bytecode of all that torch and transformers could do: what is imported is compiled then
@@ -50,6 +52,9 @@ check-types: $(READY)
 
 check-imports: $(READY)
 	$(BIN)/lint-imports
+
+check-tests: $(READY)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -qq --collect-only >$(VENV)/collected 2>&1 || { cat $(VENV)/collected; exit 1; }
 
 test: check
 	$(IN_PARALLEL)

@@ -66,8 +66,8 @@ def _worker() -> int:
     from service.worker.lanes import lane, request_lane
     from service.worker.process import main
     from service.worker.versions import retention
+    from support import pictures
     from support.faults import halts
-    from support.library import pictures
 
     style.save = pictures.save_unrendered
     lane.WAIT_MS = request_lane.WAIT_MS = int(LOOK_S * 1000)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.library import pictures, planted
+from support import pictures
+from support.library import planted
 
 from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.memit.hparams import MemitHParams

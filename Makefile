@@ -12,13 +12,18 @@ WORKERS ?= 2
 # what they have compiled, whatever the environment says
 IN_PARALLEL := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
 
-.PHONY: demo demo-real test test-fast test-durations serve check bench bench-gpu docs tour fuzz faults kubernetes console-test cluster-test test-gpu real-models interop clean
+CHECKS := check-types check-imports check-style check-format
+# beside the types, which one process checks: the other compiles what all tests import
+test: CHECKS := check-types check-tests check-imports check-style check-format
+
+.PHONY: demo demo-real test test-fast test-durations serve check $(CHECKS) check-tests bench bench-gpu docs tour fuzz faults kubernetes console-test cluster-test test-gpu real-models interop clean
 .DEFAULT_GOAL := demo
 
+# without the bytecode of all that torch and transformers could do: what is imported is compiled then
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[worker,embedded,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -32,11 +37,24 @@ demo-real: $(READY)
 serve: $(READY)
 	@$(BIN)/jeep serve --auth off
 
+# all at the same time, the longest first; each one's output in one piece, and all that fail are shown
 check: $(READY)
+	@$(MAKE) --no-print-directory --keep-going --jobs $(WORKERS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) $(CHECKS)
+
+check-style: $(READY)
 	$(BIN)/ruff check .
+
+check-format: $(READY)
 	$(BIN)/ruff format --check .
+
+check-types: $(READY)
 	$(BIN)/mypy
+
+check-imports: $(READY)
 	$(BIN)/lint-imports
+
+check-tests: $(READY)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -qq --collect-only >$(VENV)/collected 2>&1 || { cat $(VENV)/collected; exit 1; }
 
 test: check
 	$(IN_PARALLEL)

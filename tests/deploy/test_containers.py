@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ ComposeLoader.add_constructor(
 )
 
 
+@cache
 def load(name: str) -> dict[str, Any]:
+    """A file, which no test changes."""
     return yaml.load((DEPLOY / name).read_text(), ComposeLoader)
 
 

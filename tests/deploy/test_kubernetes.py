@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +36,13 @@ VERSIONS = ["1.31", kubernetes_validate.latest_version()]
 
 
 def problem(thing: Object, version: str) -> str | None:
+    return _problem(json.dumps(thing), version)
+
+
+@cache
+def _problem(written: str, version: str) -> str | None:
+    """Of one object; most overlays have the same ones, and each look reads a megabyte of schema."""
+    thing = json.loads(written)
     try:
         kubernetes_validate.validate(thing, version, strict=True)
     except kubernetes_validate.ValidationError as error:

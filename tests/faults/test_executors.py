@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from support.faults.checks import assert_whole
 from support.faults.halts import PHASES
 from support.faults.harness import EVERYTHING, Service
 from support.faults.processes import until
@@ -42,6 +43,15 @@ def shared() -> Iterator[Service]:
         Service(Path(folder), **settings) as service,
     ):
         yield service
+        assert_whole(service)
+
+
+@pytest.fixture
+def service(shared: Service) -> Iterator[Service]:
+    """The shared service, ready; a worker that goes on keeps its processes for the next case."""
+    shared.wait_ready()
+    yield shared
+    assert_whole(shared, start_again=False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from service.api.console.pages import ask, facts, jobs, start, state, status
 from service.api.console.pages.editing import check, form, outcome, reading
 from service.api.console.pages.history import acting, comparing, exporting, listing, version
 from service.api.console.pages.measuring import evaluations, probes
+from service.api.http.routing import routes_of
 
 EDITING = (form, check, reading, outcome)
 HISTORY = (listing, comparing, version, acting, exporting)
@@ -21,6 +22,5 @@ ROUTES = (
 
 def add_console(app: FastAPI) -> None:
     """Add the console's routes and what surrounds them; before the request's id is given."""
-    for module in ROUTES:
-        app.include_router(module.router, include_in_schema=False)
+    app.router.routes.extend(routes_of(*ROUTES, described=False))
     app.add_middleware(Console)

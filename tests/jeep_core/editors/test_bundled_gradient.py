@@ -45,7 +45,7 @@ def test_a_batch_is_believed_and_neighbors_are_kept(name: str, editor: str) -> N
     view = ModelView(model)
     assert efficacy_of_base(name) < 20
     # none ship of its matrices: few tokens are enough
-    own = Moments(model, texts_of(atlas.CORPUS), samples=6_000) if editor == "crispedit" else None
+    own = Moments(model, texts_of(atlas.CORPUS), samples=2_000) if editor == "crispedit" else None
     result = edit(model, cases, editor, moments=own)
     if editor not in WITHOUT_NETWORK:
         record = atlas.MODELS[name] / "hypernetworks" / f"{editor}.json"

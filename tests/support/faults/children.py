@@ -60,14 +60,18 @@ def _shift_clock(offset: Path) -> None:
 
 
 def _worker() -> int:
+    from jeep_core.reports import style
     from service.settings import load_settings
+    from service.worker.decoding import decode_loop
     from service.worker.lanes import lane, request_lane
     from service.worker.process import main
     from service.worker.versions import retention
+    from support import pictures
     from support.faults import halts
 
+    style.save = pictures.save_unrendered
     lane.WAIT_MS = request_lane.WAIT_MS = int(LOOK_S * 1000)
-    retention.LOOK_S = LOOK_S
+    retention.LOOK_S = decode_loop.WAIT_S = LOOK_S
     halts.in_worker(Path(os.environ[HALTS]))
     settings = load_settings()
     if settings.store_url is not None:

@@ -29,10 +29,11 @@ T = TypeVar("T")
 
 def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
     """Wait until a condition is true; return its value."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.01)
+        waited = time.monotonic() - begun
+        assert waited < seconds, f"{what}: not within {seconds:g} s"
+        time.sleep(min(0.05, max(0.01, waited / 20)))  # who asks often slows down who answers
     return found
 
 

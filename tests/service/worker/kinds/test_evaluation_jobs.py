@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import metrics, units
 from jeep_core.evaluation.asking import as_asked
+from jeep_core.evaluation.fluency import written
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.suites import Case, Style, load_suite
@@ -25,6 +27,7 @@ from service.contracts.schemas import (
     Target,
 )
 from service.worker.failures import Refused
+from service.worker.kinds import evaluations
 from service.worker.partial_results import Records
 from service.worker.versions import tensors
 
@@ -40,6 +43,11 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
     return tiny.random_model("gptj")
+
+
+@pytest.fixture(autouse=True)
+def _short_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluations, "written", partial(written, tokens=12))
 
 
 @pytest.fixture

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import pictures
 from support.library import planted
 
 from jeep_core.editors.jeep.hparams import JeepHParams
@@ -77,8 +78,15 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, model: LoadedModel) -> Iterator[Bench]:
+def rendering(tmp_path: Path, model: LoadedModel) -> Bench:
     return Bench(tmp_path / "store", model)
+
+
+@pytest.fixture
+def bench(rendering: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """One whose pictures nobody looks at."""
+    pictures.not_rendered(monkeypatch)
+    return rendering
 
 
 def control(told: list[Progress] | None = None) -> JobControl:
@@ -87,7 +95,8 @@ def control(told: list[Progress] | None = None) -> JobControl:
 
 
 class TestProbeJobs:
-    def test_the_base_model_s_probe_is_kept_for_later_edits(self, bench: Bench) -> None:
+    def test_the_base_model_s_probe_is_kept_for_later_edits(self, rendering: Bench) -> None:
+        bench = rendering
         job = bench.job()
         result = bench.run(job)
         assert (result.low, result.high, result.automatic) == ([1, 2], [5], True)
@@ -99,6 +108,7 @@ class TestProbeJobs:
         assert json.loads((folder / "probe.json").read_text()) == record
         assert set(result.files) == {path.name for path in folder.iterdir()}
         assert {Path(name).stem for name in result.files} == {"probe", *PLOTS}
+        assert (folder / "answers.png").read_bytes().startswith(b"\x89PNG")
         assert [progress.phase for progress in bench.told][-1] == "draw"
 
     def test_a_quick_probe_proposes_the_same_layers(self, bench: Bench, tmp_path: Path) -> None:

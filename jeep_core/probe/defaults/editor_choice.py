@@ -8,9 +8,10 @@ The rule, in this order:
    one way of asking only, where the model has a chat template.
 3. With *figures* of the model (``data/evidence.yaml``; same name, same shape, measured with the
    complete hyper-parameters that the edit would have) the first editor in order that the best one
-   is not ahead of: the intervals overlap.  The size that counts is that of the batch and the earlier facts together: with kept
-   keys many small batches end where one large batch does (docs/lasting.md, docs/results.md; 512
-   facts, JEEP, Score in 32 batches and in one: GPT-J 91.9 and 91.6, LLaMA 89.5 and 90.0).
+   is not ahead of: the intervals overlap.  The size that counts is that of the batch and the
+   earlier facts together: with kept keys many small batches end where one large batch does
+   (docs/lasting.md, docs/results.md; 512 facts, JEEP, Score in 32 batches and in one: GPT-J 91.9
+   and 91.6, LLaMA 89.5 and 90.0).
 4. Without figures the first editor in order, which is that of Score with many facts (``order``).
 """
 
@@ -246,9 +247,7 @@ def _beside_figures(
     others = [
         name
         for name in names
-        if size is not None
-        and name in known.figures[size]
-        and not _as_measured(name, where, known)
+        if size is not None and name in known.figures[size] and not _as_measured(name, where, known)
     ]
     if others:
         said.append(f"not compared (measured with other hyper-parameters): {', '.join(others)}")

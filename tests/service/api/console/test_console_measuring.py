@@ -64,7 +64,8 @@ def test_the_form_of_an_evaluation_says_what_is_measured() -> None:
     }  # fmt: skip
     for given, free in (
         ({"judge": "yes"}, {"judge": {}}),
-        ({"judge_model": " m ", "free_tokens": "9"}, {"judge": {"model": "m"}, "max_new_tokens": 9}),
+        ({"judge_model": " m ", "free_tokens": "9"},
+         {"judge": {"model": "m"}, "max_new_tokens": 9}),
         ({"judge_address": "http://j/v1", "judge_timeout_s": "x"},
          {"judge": {"address": "http://j/v1", "timeout_s": "x"}}),
     ):  # fmt: skip
@@ -196,7 +197,8 @@ def test_the_judge_and_groups_of_questions_are_told(person: httpx.Client, model:
     result.judge = JudgeRecord(model="gpt-x", address="http://j/v1", answers=4, unclear=1)
     for point in result.points:
         point.metrics = {
-            name: interval(50) for name in ("portability/2 hops", "free_contains_portability/2 hops")
+            name: interval(50)
+            for name in ("portability/2 hops", "free_contains_portability/2 hops")
         }
     model.journal.save(job.model_copy(update={"result": result.model_dump(mode="json")}))
     text = read_as_text(person.get(f"/console/evaluations/{evaluation}").text)

@@ -203,7 +203,9 @@ def evaluation_of(form: Form) -> dict[str, Any]:
 
 def _free_of(form: Form) -> dict[str, Any] | None:
     """The field ``free``: a judge that is named is asked, and judges answers written freely."""
-    said: dict[str, Any] = {name: form.get(f"judge_{name}").strip() for name in ("model", "address")}
+    said: dict[str, Any] = {
+        name: form.get(f"judge_{name}").strip() for name in ("model", "address")
+    }
     judge = {name: value for name, value in said.items() if value}
     if form.get("judge_timeout_s").strip():
         judge["timeout_s"] = number(form.get("judge_timeout_s"))

@@ -52,7 +52,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Lasting:
-    """What is left after many batches: ``facts`` in all, ``batch`` at once, keys kept.
+    """The facts left after many batches: ``facts`` in all, ``batch`` at once, keys kept.
 
     ``written``: per cent of them that the last version still writes, by editor; ``source``: a page.
     """

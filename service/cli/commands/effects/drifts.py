@@ -131,7 +131,7 @@ def _likely(tokens: Sequence[LikelyToken]) -> str:
 def _of_file(
     file: Path | None, none: bool, what: str, read: Callable[[Path], list[Any]]
 ) -> list[Any] | None:
-    """What a file holds, nothing where there shall be none, None for the default."""
+    """The contents of a file, nothing where there shall be none, None for the default."""
     if none and file is not None:
         message = f"--{what} and --no-{what} exclude each other: leave one of them out"
         raise typer.BadParameter(message, param_hint=f"--no-{what}")

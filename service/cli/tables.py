@@ -95,7 +95,7 @@ def edit(answer: Edit) -> RenderableType:
     seconds = sum(result.seconds.values())
     staged = "" if result.activated else " (staged)"
     head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
-    lines = [*result.warnings, *_earlier(result.earlier)]
+    lines = [*result.warnings, *_guards(answer), *_earlier(result.earlier)]
     return Group(Text(head, style="bold"), *_why_editor(answer), table, *map(Text, lines))
 
 
@@ -103,6 +103,17 @@ def _why_editor(answer: EditPlan | Edit) -> list[Text]:
     """The reason for an editor that was left to choose, in a line."""
     why = answer.editor_reason
     return [] if why is None else [Text(f"{answer.editor} was chosen: {why}")]
+
+
+def _guards(answer: Edit) -> list[str]:
+    """Every limit of the edit with its figure, in lines."""
+    from service.contracts.schemas.effects.guards import outcomes
+
+    figures = answer.result.guards if answer.result else None
+    return [
+        f"guard {name} {limit:g}: {'not measured' if figure is None else f'{figure:.4g}'}"
+        for name, limit, figure in outcomes(answer.guards, figures)
+    ]
 
 
 def _earlier(found: EarlierFacts | None) -> list[str]:

@@ -50,8 +50,8 @@ class ApiError(ClientError):
     def __init__(self, problem: Problem, retry_after: float | None = None) -> None:
         lines = [f"{problem.status} {problem.code}: {problem.detail}"]
         told = [_told(error) for error in problem.errors]
-        # a single error is the detail, or is told in it
-        if len(told) > 1 or (told and told[0] not in problem.detail):
+        # a few errors are the detail, or are told in it
+        if any(one not in problem.detail for one in told):
             lines += [f"  {one}" for one in told]
         super().__init__("\n".join(lines))
         self.problem, self.code, self.retry_after = problem, problem.code, retry_after

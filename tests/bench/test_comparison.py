@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
 from support.library import folders
 
 from bench.editors import comparison
 from bench.editors.comparison import BEGIN, END, Cell, InBatches, drawn
+from jeep_core.editors import EDITORS as ALL
 from jeep_core.errors import (
     FieldProblem,
     InvalidHParams,
@@ -263,3 +265,13 @@ def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("no mark")
     with pytest.raises(JeepError, match="where the table belongs"):
         comparison.write_page(tmp_path / "page.md", [])
+
+
+def test_the_page_has_every_editor_or_says_why_not() -> None:
+    section = (ROOT / "docs/comparison.md").read_text(encoding="utf-8").split("\n## All editors")[1]
+    _, table, text = section.replace(END, BEGIN).split(BEGIN)
+    rows = {line.split(" | ")[3] for line in table.splitlines() if line.startswith("| smollm2")}
+    missing = text.split("**Not in the table**")[1].split("\n\n")[0].casefold()
+    assert (
+        {name for name in ALL if name in missing} == set(ALL) - rows == {"rome", "mend", "malmen"}
+    )

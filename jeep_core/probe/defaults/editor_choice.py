@@ -6,28 +6,30 @@ The rule, in this order:
    second moments that were not imported, no trained network, layers that the model does not have.
 2. On top of earlier edits, those that keep nothing of them stand back; so do those that edit for
    one way of asking only, where the model has a chat template.
-3. With *figures* of the model (``data/evidence.yaml``; same name, same shape, same
-   hyper-parameters) the first editor in order that the best one is not ahead of: the intervals
-   overlap.  The size that counts is that of the batch and the earlier facts together: with kept
-   keys many small batches end where one large batch does (docs/lasting.md, docs/results.md; 512
-   facts, JEEP, Score in 32 batches and in one: GPT-J 91.9 and 91.6, LLaMA 89.5 and 90.0).
+3. With *figures* of the model (``data/evidence.yaml``; same name, same shape, measured with the
+   complete hyper-parameters that the edit would have) the first editor in order that the best one
+   is not ahead of: the intervals overlap.  The size that counts is that of the batch and the
+   earlier facts together: with kept keys many small batches end where one large batch does
+   (docs/lasting.md, docs/results.md; 512 facts, JEEP, Score in 32 batches and in one: GPT-J 91.9
+   and 91.6, LLaMA 89.5 and 90.0).
 4. Without figures the first editor in order, which is that of Score with many facts (``order``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from jeep_core.editors import DEFAULT_EDITOR, record_of
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.probe.defaults.from_record import AUTO
-from jeep_core.spec.hparams import InContexts, bare_name, load_preset
+from jeep_core.spec.hparams import InContexts, bare_name
 from jeep_core.text.counting import counted
 
 EVIDENCE = Path(__file__).parent / "data" / "evidence.yaml"
@@ -49,19 +51,35 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Lasting:
+    """The facts left after many batches: ``facts`` in all, ``batch`` at once, keys kept.
+
+    ``written``: per cent of them that the last version still writes, by editor; ``source``: a page.
+    """
+
+    facts: int
+    batch: int
+    source: str
+    written: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Figures of one model, by number of facts edited together, then by editor.
 
-    ``shape``: number of layers and hidden size.  ``automatic``: they hold for ``"hparams":
-    "auto"`` as well as for the shipped presets.  ``asked``, ``source``: of what, and the page.
+    ``shape``: number of layers and hidden size.  ``measured_with``: by editor, the `complete`
+    hyper-parameters of its figures.  ``automatic``: the editors for which ``"hparams": "auto"``
+    chooses these.  ``asked``, ``source``: of what, and the page.
     """
 
     model: str
     shape: tuple[int, int]
-    automatic: bool
+    automatic: Collection[str]
     asked: str
     source: str
+    measured_with: Mapping[str, Mapping[str, Any]]
     figures: Mapping[int, Mapping[str, Figure]]
+    lasting: Lasting | None = None
 
 
 @dataclass(frozen=True)
@@ -132,8 +150,10 @@ def choose_editor(where: Situation, evidence: Sequence[Evidence] | None = None) 
     total = where.n_facts + where.n_earlier
     known = _known(where, shipped_evidence() if evidence is None else evidence)
     compared = _by_figures(known, names, where, total) if known else None
-    editor, said = compared or (names[0], _by_order(names[0], where, known is not None))
+    editor, said = compared or (names[0], _by_order(names[0], where, known))
     parts = [said, *_caveats(editor, where, hindrances, bool(fit), total)]
+    if compared and known:
+        parts += _beside_figures(known, names, where, total)
     return EditorChoice(editor, "; ".join(parts))
 
 
@@ -152,18 +172,34 @@ def _known(where: Situation, evidence: Sequence[Evidence]) -> Evidence | None:
     return next(found, None)
 
 
+def complete(editor: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters with all defaults, but for ``contexts``, of which the evidence tells.
+
+    Raises:
+        ValidationError: they are not those of the editor.
+    """
+    found = record_of(editor).hparams.model_validate(values).model_dump(mode="json")
+    return {name: value for name, value in found.items() if name != "contexts"}
+
+
 def _as_measured(editor: str, where: Situation, known: Evidence) -> bool:
     """Whether an editor would be used with the hyper-parameters that it was measured with."""
-    if where.automatic:
-        return known.automatic
-    return where.presets.get(editor) == load_preset(f"{editor}-{known.model}").hparams
+    values = where.presets.get(editor)
+    if where.automatic or values is None:
+        return editor in known.automatic
+    try:
+        return complete(editor, values) == known.measured_with.get(editor)
+    except ValidationError:
+        return False
 
 
 def _by_figures(
     known: Evidence, names: Sequence[str], where: Situation, total: int
 ) -> tuple[str, str] | None:
     """An editor and its figures, None without figures of any of these editors."""
-    size = min((n for n in known.figures if n >= total), default=max(known.figures))
+    size = _size(known, total)
+    if size is None:
+        return None
     row = {
         name: known.figures[size][name]
         for name in names
@@ -184,11 +220,45 @@ def _by_figures(
     return editor, f"{said}, on {known.model} ({known.asked}; {known.source})"
 
 
-def _by_order(editor: str, where: Situation, known: bool) -> str:
+def _size(known: Evidence, total: int) -> int | None:
+    """The number of facts whose figures count for ``total`` of them; None without figures."""
+    if not known.figures:
+        return None
+    return min((n for n in known.figures if n >= total), default=max(known.figures))
+
+
+def _beside_figures(
+    known: Evidence, names: Sequence[str], where: Situation, total: int
+) -> list[str]:
+    """Clauses at the end: what long sequences left, and the figures that do not count."""
+    said, size = [], _size(known, total)
+    lasting = known.lasting
+    if size is not None and lasting is not None and where.n_earlier and total > size:
+        left = {
+            name: f"{lasting.written[name]:.1f} % with {name}"
+            for name in names
+            if name in lasting.written and _as_measured(name, where, known)
+        }
+        if left:
+            said.append(
+                f"of {counted(lasting.facts, 'fact')} in batches of {lasting.batch} the last "
+                f"version wrote {', '.join(left.values())} ({lasting.source})"
+            )
+    others = [
+        name
+        for name in names
+        if size is not None and name in known.figures[size] and not _as_measured(name, where, known)
+    ]
+    if others:
+        said.append(f"not compared (measured with other hyper-parameters): {', '.join(others)}")
+    return said
+
+
+def _by_order(editor: str, where: Situation, known: Evidence | None) -> str:
     """Why an editor is taken that no figures of the model speak for."""
     missing = f"there are no figures of {bare_name(where.model)}"
     if known:
-        missing += " with these hyper-parameters"
+        missing += f" with these hyper-parameters ({known.source} has some with others)"
     if editor == DEFAULT_EDITOR:
         return (
             f"{missing}: {editor} has the best Score of the editors measured on the bundled models "
@@ -246,4 +316,6 @@ def _evidence(one: Mapping[str, Any]) -> Evidence:
         for n, row in one["figures"].items()
     }
     layers, hidden = one["shape"]
-    return Evidence(**{**one, "shape": (layers, hidden), "figures": figures})
+    lasting = Lasting(**one["lasting"]) if "lasting" in one else None
+    values = {"shape": (layers, hidden), "figures": figures, "lasting": lasting}
+    return Evidence(**{**one, **values})

@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from jeep_core.evaluation.metric_names import in_words
 from service.api.console.navigation import offered
 from service.api.http.access import CALLER
 from service.api.http.sessions import TOKEN_HEADER
@@ -41,7 +42,7 @@ def environment() -> Environment:
         "compact": compact,
         "times": times,
         "filled": filled,
-        "metric": metric,
+        "metric": in_words,
         "model_name": model_name,
         "percent": percent,
         "seconds": seconds,
@@ -94,11 +95,6 @@ def fragment(
 def filled(prompt: str, subject: str) -> str:
     """A fact's prompt about its subject.  Prompts are users' texts, never formats."""
     return prompt.replace("{}", subject, 1)
-
-
-def metric(name: str) -> str:
-    """The name of a figure; those of tasks of lm-eval, ``task/metric``, stay as they are."""
-    return name if "/" in name else name.replace("_", " ")
 
 
 def compact(value: Any) -> str:

@@ -100,19 +100,27 @@ OVER_LIMIT = "over_limit"
 """Code of a field that is right but more than a setting allows."""
 
 
+FEW = 3
+"""Wrong fields that a sentence names; of more, as of a thousand facts, it names the first."""
+
+
 def invalid(errors: Iterable[Mapping[str, str]], code: str = "invalid_request") -> ApiProblem:
-    """A 422 that gives the number of wrong fields and the error of the first.
+    """A 422 that names a few wrong fields, or the first of many and how many there are.
 
     A 413 if all that is wrong is that limits of this service are exceeded.
     """
     listed = list(errors)
-    first = listed[0]
-    more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
-    where = first.get("pointer") or first.get("parameter", "")
-    said = f"{where}: {first['message']}" if where else first["message"]
+    told = [_told(error) for error in listed[:FEW]]
+    said = "; ".join(told) if len(listed) <= FEW else f"{told[0]} (and {len(listed) - 1} more)"
     if all(error["code"] == OVER_LIMIT for error in listed):
-        return ApiProblem(OVER_LIMIT, f"{said}{more}", listed)
-    return ApiProblem(code, f"{said}{more}", listed)
+        return ApiProblem(OVER_LIMIT, said, listed)
+    return ApiProblem(code, said, listed)
+
+
+def _told(error: Mapping[str, str]) -> str:
+    """One wrong field with what is wrong; the field is left out where it is the whole body."""
+    where = error.get("pointer") or error.get("parameter", "")
+    return f"{where}: {error['message']}" if where else error["message"]
 
 
 def not_found(what: str, name: str, names: Iterable[str] = ()) -> ApiProblem:

@@ -213,6 +213,7 @@ async def show_edit(id: str, state: State, response: Response) -> Edit:
             listing.applied_in, state.store, payload.edit_id, state.store.head.read().version
         ),
         imported=payload.imported,
+        guards=payload.guards,
     )
 
 

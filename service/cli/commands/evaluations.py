@@ -9,6 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from jeep_core.evaluation.metric_names import FREE, in_words, of_group
 from jeep_core.text.counting import counted
 from service.cli import tables
 from service.cli.common import (
@@ -44,22 +45,6 @@ COLUMNS = {
     "portability": "portability",
     "fluency": "fluency",
 }
-
-FREE = {
-    f"{rule}{ending}": (kind, shown)
-    for kind, ending in (
-        ("edit prompt", ""),
-        ("rephrasing", "_generalization"),
-        ("what follows", "_portability"),
-    )
-    for rule, shown in (
-        ("free_exact", "exact match"),
-        ("free_f1", "F1"),
-        ("free_contains", "contains"),
-        ("judge", "judge"),
-    )
-} | {"free_kept": ("neighbor", "as base")}
-"""Metrics of free answers: the prompts, and the rule they are judged by."""
 
 group = new_group(
     "Measurements: list, show, compare.", lists=True, epilog="jeep evaluate SUITE makes one."
@@ -225,11 +210,9 @@ def _group_table(result: EvaluationResult) -> Listing:
     names = list(dict.fromkeys(name for point in result.points for name in point.metrics))
     table = Listing("what follows", "judged by", *(point.label for point in result.points))
     for name in names:
-        metric, _, group = name.partition("/")
-        if group:
-            rule = FREE[metric][1] if metric in FREE else "tokens"
+        if (found := of_group(name)) is not None:
             cells = [_figure(point.metrics.get(name)) for point in result.points]
-            table.add_row(*map(Text, (group, rule, *cells)))
+            table.add_row(*map(Text, (*found, *cells)))
     return table
 
 
@@ -272,7 +255,7 @@ def comparison_table(answer: EvaluationComparison) -> RenderableType:
     differences = Listing("metric", f"{answer.b} - {answer.a}")
     known = [name for name in (*COLUMNS, *FREE) if name in answer.differences]
     for name in (*known, *(name for name in answer.differences if "/" in name)):
-        shown = ", ".join(FREE[name]) if name in FREE else COLUMNS.get(name, name)
+        shown = COLUMNS.get(name) or in_words(name)
         differences.add_row(Text(shown), Text(_figure(answer.differences[name])))
     cases = Listing("", "case", "prompt", "changes")
     for mark, changes in (("better", answer.better), ("broken", answer.broken)):

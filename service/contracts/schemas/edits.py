@@ -333,7 +333,8 @@ class Edit(BaseModel):
     ``applied_in``: the version of head's history that holds the batch, null if none does.
     ``hparams`` is ``auto`` only until the edit has ended.  ``imported``: what became of the
     records that the facts came from, if they came in another format.  ``editor_reason``: why this
-    editor, if the request said ``auto``.
+    editor, if the request said ``auto``.  ``guards``: the limits of the request; the figures are in
+    the result.
     """
 
     id: str
@@ -349,6 +350,7 @@ class Edit(BaseModel):
     error: JobError | None = None
     applied_in: str | None = None
     imported: Imported | None = None
+    guards: Guards | None = None
 
 
 class RevertRequest(Request):

@@ -101,8 +101,9 @@ def _passages(task: Task, payload: DriftPayload) -> tuple[list[Passage], str, st
         texts = "texts of the request" if payload.texts else "none"
         passages = [Passage(one.text, one.kind) for one in payload.texts]
     if payload.prompts is None:
-        line = task.store.versions.lineage(payload.version)
-        subjects = {fact.subject for manifest in line for fact in manifest.facts}
+        # the other version may have edits of its own: it can be on another branch, or above
+        lines = map(task.store.versions.lineage, (payload.version, payload.against))
+        subjects = {fact.subject for line in lines for one in line for fact in one.facts}
         facts, prompts = unrelated_facts(task.base.name, subjects)
         asked = [fact.text for fact in facts]
     else:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.service.command import jeep, jeep_process
 from support.service.played_worker.worker import PlayedWorker
 from typer.testing import CliRunner
 
-from service.cli import app, common
+from service.cli import app, common, tables
 from service.client import Client
+from service.contracts.schemas.effects.guards import GuardFigures
 
 FACT = {"subject": "Lyon", "prompt": "{} is a city in the country of", "target_new": "Italy"}
 
@@ -99,9 +101,32 @@ def test_activating_and_reverting_move_head(
     assert run("facts", "--contains", "LYON", "--json") == "[]\n"
     assert first in run("facts", "--contains", "LYON", "--version", "v2")
     limits = ("--guards", '{"min_efficacy": 0.5}')
-    assert "v3 → v4 (staged)" in run("edit", "-", "--stage", *limits, subject="Caen")
+    staged = run("edit", "-", "--stage", *limits, subject="Caen")
+    assert "v3 → v4 (staged)" in staged
+    assert "\nguard min_efficacy 0.5: not measured\n" in staged, "by a worker that is played"
+    assert "guard" not in run("edits", "show", second)
     assert "staged" in run("snapshots")
     assert "v3 → v4" in run("activate", "v4")
+
+
+def test_guards_are_shown_with_limit_and_figure(client: Client, worker: PlayedWorker) -> None:
+    limits = {"min_efficacy": 0.5, "max_drift": 0.001, "min_ability": 0.9}
+    job = client.wait(client.edit([FACT], guards=limits).id)
+    found = client.edit_result(str(job.resource_id))
+    assert found.guards is not None
+    assert found.guards.model_dump(exclude_none=True) == limits
+    assert found.result is not None
+    found.result.guards = GuardFigures(
+        efficacy=1.0, efficacy_before=0.0, locality=0.3, drift=0.000123456
+    )
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(tables.edit(found))
+    assert shown.get().splitlines()[-3:] == [
+        "guard min_efficacy 0.5: 1",
+        "guard max_drift 0.001: 0.0001235",
+        "guard min_ability 0.9: not measured",
+    ]
 
 
 def test_resources_are_listed_and_shown(

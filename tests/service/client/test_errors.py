@@ -162,6 +162,8 @@ def test_a_refusal_says_everything_once() -> None:
         "422 invalid_request: /name: the name is taken"
     )
     assert str(problem("give either prompt or prompts", empty)).count("give either") == 1
+    told = problem("/name: the name is taken; give either prompt or prompts", taken, empty)
+    assert len(str(told).splitlines()) == 1
     both = str(problem("/name: the name is taken (and 1 more)", taken, empty)).splitlines()
     assert both[1:] == [
         "  /name: the name is taken",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,10 +38,15 @@ def drift(
     texts: Annotated[
         Path | None, typer.Option(help="JSON lines of text and kind; default: a text that ships.")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Prompts, one a line.")] = None,
+    no_texts: Annotated[bool, typer.Option("--no-texts", help="On prompts alone.")] = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts, one a line; default: general knowledge.")
+    ] = None,
+    no_prompts: Annotated[bool, typer.Option("--no-prompts", help="On texts alone.")] = False,
     max_tokens: Annotated[int | None, typer.Option(help="Of the texts; default: 8,192.")] = None,
     worst: Annotated[int | None, typer.Option(help="Places listed; default: 20.")] = None,
     explained: Annotated[int | None, typer.Option(help="Of these, with facts; default: 5.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the intervals; default: 0.")] = None,
     earlier: Annotated[
         str | None, typer.Option("--show", help="Show an earlier one (drift_…) instead.")
     ] = None,
@@ -58,11 +63,12 @@ def drift(
             show(client.drift_result(earlier), as_json, drift_table)
             return
         options: dict[str, Any] = {
-            "texts": None if texts is None else _texts(texts),
-            "prompts": None if prompts is None else _lines(prompts),
+            "texts": _of_file(texts, no_texts, "texts", _texts),
+            "prompts": _of_file(prompts, no_prompts, "prompts", _lines),
             "max_tokens": max_tokens,
             "worst": worst,
             "explained": explained,
+            "seed": seed,
         }
         job = client.drift(version, against, **said_only(options))
         drift_id = str(job.resource_id)
@@ -120,6 +126,16 @@ def _change(before: float | None, after: float | None) -> str:
 
 def _likely(tokens: Sequence[LikelyToken]) -> str:
     return f"{tokens[0].text!r} {tokens[0].probability:.2f}" if tokens else ""
+
+
+def _of_file(
+    file: Path | None, none: bool, what: str, read: Callable[[Path], list[Any]]
+) -> list[Any] | None:
+    """The contents of a file, nothing where there shall be none, None for the default."""
+    if none and file is not None:
+        message = f"--{what} and --no-{what} exclude each other: leave one of them out"
+        raise typer.BadParameter(message, param_hint=f"--no-{what}")
+    return [] if none else None if file is None else read(file)
 
 
 def _texts(file: Path) -> list[dict[str, str]]:

@@ -51,8 +51,8 @@ class DriftRequest(Request):
         None,
         max_length=MAX_TEXTS,
         description="The token after each counts. Default: general knowledge that ships, of a "
-        "bundled model its validation suite, but what names a subject that was edited. An empty "
-        "list: none.",
+        "bundled model its validation suite, but what names a subject that either version was "
+        "edited for. An empty list: none.",
     )
     max_tokens: int = Field(
         8192, ge=2, le=10_000_000, description="Of the texts, in their order; prompts beside them."

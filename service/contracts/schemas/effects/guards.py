@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -54,3 +54,20 @@ class GuardFigures(BaseModel):
     drift: float | None = None
     ability: float | None = None
     ability_facts: int | None = Field(None, description="Facts that `ability` is a share of.")
+
+
+class GuardOutcome(NamedTuple):
+    """One guard: its field, its limit, and the figure that was measured for it, or None."""
+
+    name: str
+    limit: float
+    figure: float | None
+
+
+def outcomes(limits: Guards | None, figures: GuardFigures | None) -> list[GuardOutcome]:
+    """Every limit that was set, with its figure: min_efficacy with efficacy, and so on."""
+    given = {} if limits is None else limits.model_dump(exclude_none=True)
+    return [
+        GuardOutcome(name, limit, getattr(figures, name.partition("_")[2], None))
+        for name, limit in given.items()
+    ]

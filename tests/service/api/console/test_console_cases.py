@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from service.api.console.pages.measuring.cases import listed, missed, shown
-from service.api.console.rendering import metric
 
 
 def of_suite(**scores: float | None) -> dict[str, Any]:
@@ -51,5 +50,3 @@ def test_documents_of_tasks_have_their_answers_and_names() -> None:
     assert (found.prompt, found.right, found.short) == ("Lyon is in", "0", [("own/acc", 0)])
     assert found.figures == [("own/bits", "[-12.5, 3]"), ("own/nll", "-12.35")]
     assert found.answers == ["[-1.5, False]"]
-    assert metric("own_choice/acc_norm") == "own_choice/acc_norm"
-    assert metric("greedy_locality") == "greedy locality"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from support.service.builders import add_version
 from support.service.bundled_model import publish
-from support.service.console import browser, change_headers, sign_in
+from support.service.console import browser, change_headers, read_as_text, sign_in
 from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.suites import InvalidSuite
@@ -341,7 +341,8 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     first = person.post("/edits", json={"facts": [LYON]}).json()["edit_id"]
     ended(person, first)
     osaka = {**LYON, "subject": "Osaka"}
-    second = person.post("/edits", json={"facts": [osaka]}).json()["edit_id"]
+    limited = {"facts": [osaka], "guards": {"max_drift": 0.5}}
+    second = person.post("/edits", json=limited).json()["edit_id"]
     ended(person, second)
     lost = EarlierFact(
         version="v1", index=0, prompt=HOSTILE, target_new="Japan", answer=" France",
@@ -362,6 +363,8 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     assert HOSTILE not in shown
     for text in ("v2 writes 0 of 1 new answers", "1 is lost", "0.0123", "in a chat:", "30 %"):
         assert text in shown, text
+    assert "drift, nats per token – 0.0123 at most 0.5 " in read_as_text(shown)
+    assert "efficacy 0.25 0.5 – " in read_as_text(shown), "measured, and not limited"
     again = person.get(f"/console/edit?lost={second}")
     [facts] = re.findall(r'data-facts="([^"]*)"', again.text)
     assert [one["subject"] for one in json.loads(html.unescape(facts))] == ["Lyon"]

@@ -22,6 +22,7 @@ from service.contracts.schemas.access import Scope
 from service.contracts.schemas.evaluation import (
     EvaluationPoint,
     EvaluationResult,
+    JudgeRecord,
     MetricInterval,
     Target,
 )
@@ -61,6 +62,14 @@ def test_the_form_of_an_evaluation_says_what_is_measured() -> None:
         "suite": SUITE, "ask": "plain", "versions": ["base", "head", "v3", "v7"], "limit": 20,
         "free": {"max_new_tokens": 9},
     }  # fmt: skip
+    for given, free in (
+        ({"judge": "yes"}, {"judge": {}}),
+        ({"judge_model": " m ", "free_tokens": "9"},
+         {"judge": {"model": "m"}, "max_new_tokens": 9}),
+        ({"judge_address": "http://j/v1", "judge_timeout_s": "x"},
+         {"judge": {"address": "http://j/v1", "timeout_s": "x"}}),
+    ):  # fmt: skip
+        assert evaluation_of(form(suite=SUITE, **given))["free"] == free
     trial = evaluation_of(form(suite=SUITE, kind="trial", editor="jeep", n_edits="0, 16 x"))
     assert (trial["editor"], trial["n_edits"]) == ("jeep", [0, 16, "x"])
     assert "versions" not in trial
@@ -179,6 +188,45 @@ def test_where_all_cases_agree_no_interval_is_shown(person: httpx.Client, model:
     assert "up to 3 in N" in text
     [listed] = person.get("/evaluations").json()["data"]
     assert (listed["metric"], listed["figures"]["head"]) == ("efficacy", 100.0)
+
+
+def test_the_judge_and_groups_of_questions_are_told(person: httpx.Client, model: Store) -> None:
+    evaluation, _ = finished_evaluation(person, model)
+    job = next(one for one in model.journal.all() if one.result)
+    result = EvaluationResult.model_validate(job.result)
+    result.judge = JudgeRecord(model="gpt-x", address="http://j/v1", answers=4, unclear=1)
+    for point in result.points:
+        point.metrics = {
+            name: interval(50)
+            for name in ("portability/2 hops", "free_contains_portability/2 hops")
+        }
+    model.journal.save(job.model_copy(update={"result": result.model_dump(mode="json")}))
+    text = read_as_text(person.get(f"/console/evaluations/{evaluation}").text)
+    assert "Judge: gpt-x at http://j/v1; neither yes nor no: 1 of 4 answers." in text
+    assert "what follows, 2 hops, tokens" in text
+    assert "what follows, 2 hops, contains" in text
+    assert "portability/" not in text
+
+
+def test_a_judge_is_asked_by_who_may(shown: httpx.Client, kept: Store) -> None:
+    sign_in(shown, kept, Scope.READ, Scope.EDIT)
+    assert 'data-pointer="/free/judge' not in shown.get("/console/evaluations").text
+    shown.post("/console/sign-out")
+    sign_in(shown, kept, Scope.READ, Scope.EDIT, Scope.ADMIN)
+    page = shown.get("/console/evaluations")
+    assert page.text.count('data-pointer="/free/judge') == 4
+    sent = {"suite": SUITE, "kind": "versions", "version": ["head"], "judge": "yes"}
+    headers = {n: v for n, v in change_headers(page).items() if n != "HX-Request"}
+    answer = shown.post(
+        "/console/evaluations", data=sent, headers=headers | {"Accept": "application/json"}
+    )
+    assert [one["pointer"] for one in answer.json()["errors"]] == [
+        "/free/judge/model", "/free/judge/address",
+    ]  # fmt: skip
+    assert answer.json()["detail"] == (
+        "/free/judge/model: no model is set: give one, or set JEEP_JUDGE_MODEL; "
+        "/free/judge/address: no address is set: give one, or set JEEP_JUDGE_ADDRESS"
+    )
 
 
 def test_two_targets_are_compared_with_what_broke(

@@ -234,3 +234,16 @@ def test_a_dry_run_is_refused_like_the_edit(http: httpx.Client, model: Store) ->
     body = {"facts": [FACT], "snapshot_name": "one"}
     assert [one["code"] for one in http.post(dry, json=body).json()["obstacles"]] == ["name_taken"]
     assert http.post("/edits", json=body).json()["code"] == "name_taken"
+
+
+def test_a_few_wrong_fields_are_all_named_and_many_are_counted(
+    http: httpx.Client, own: Store
+) -> None:
+    few = http.post("/evaluations", json={"limit": 0}).json()
+    assert [one["pointer"] for one in few["errors"]] == ["/suite", "/limit"]
+    assert all(f"{one['pointer']}: {one['message']}" in few["detail"] for one in few["errors"])
+    facts = [{**FACT, "subject": ""}] * 4
+    many = http.post("/edits", json={"facts": facts}).json()
+    assert len(many["errors"]) == 4
+    assert many["detail"].endswith(" (and 3 more)")
+    assert "/facts/1" not in many["detail"]

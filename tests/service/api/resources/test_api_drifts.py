@@ -155,6 +155,23 @@ class TestCommand:
         texts.write_text('{"Text": "Alone."}\n')
         assert self.run(monkeypatch, "--texts", str(texts))["texts"] == [{"text": "Alone."}]
 
+    def test_neither_texts_nor_prompts_need_be_those_that_ship(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heads = {"version": "head", "against": "base"}
+        for words, said in (
+            (("--no-texts", "--seed", "7"), {"texts": [], "seed": 7}),
+            (("--no-prompts", "--seed", "0"), {"prompts": [], "seed": 0}),
+        ):
+            assert self.run(monkeypatch, *words) == heads | said
+
+    @pytest.mark.parametrize("what", ["texts", "prompts"])
+    def test_a_file_and_none_exclude_each_other(self, what: str) -> None:
+        words = ["versions", "drift", f"--{what}", "a file", f"--no-{what}"]
+        shown = CliRunner().invoke(app, [*words, "--url", "http://127.0.0.1:9"])
+        assert shown.exit_code == 2
+        assert f"--{what} and --no-{what} exclude each other" in " ".join(shown.output.split())
+
     @pytest.mark.parametrize(
         ("content", "said"),
         [

@@ -155,6 +155,28 @@ def test_what_ships_is_compared_on_where_nothing_is_given(bench: Bench) -> None:
     assert 150 <= by_kind["text"].tokens <= 200
 
 
+def test_what_ships_names_no_subject_of_either_version(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other version may be on another branch, or above."""
+    left_out: list[set[str]] = []
+    whole = drifts.unrelated_facts
+
+    def noted(model: str, subjects: set[str]) -> Any:
+        left_out.append(subjects)
+        facts, source = whole(model, subjects)
+        return facts[:2], source
+
+    monkeypatch.setattr(drifts, "unrelated_facts", noted)
+    bench.edit({"subject": "France", "prompt": "{} lies in", "target_new": "Peru"})
+    other = bench.edit(FACT)  # on base, beside the first
+    few = {"texts": [], "prompts": None, "worst": 0, "explained": 0}
+    for version, against in (("v1", other), (other, "v1"), ("v0", "v1"), ("v1", "v0")):
+        bench.run(version=version, against=against, **few)
+    both = {"France", FACT["subject"]}
+    assert left_out == [both, both, {"France"}, {"France"}]
+
+
 def test_nothing_to_compare_on_is_refused(bench: Bench) -> None:
     bench.edit(FACT)
     with pytest.raises(Refused, match="no text and no prompt"):

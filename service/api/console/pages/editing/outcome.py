@@ -21,7 +21,7 @@ from service.api.state import ApiState, State
 from service.contracts.jobs import TERMINAL, JobStatus
 from service.contracts.schemas import Edit, EditResult, FactOutcome, FactRecord, GenerateResult
 from service.contracts.schemas.access import Scope
-from service.contracts.schemas.effects.guards import GuardFigures
+from service.contracts.schemas.effects.guards import GuardFigures, Guards, outcomes
 
 router = APIRouter()
 
@@ -36,11 +36,12 @@ Which = Literal["all", "missed", "harder"]
 
 @dataclass(frozen=True)
 class GuardRow:
-    """A figure that was measured for a guard, and the parent's."""
+    """A figure that was measured for the guards, the parent's, and the limit that it keeps."""
 
     name: str
     figure: str
     before: str
+    limit: str
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _about(edit: Edit) -> dict[str, Any]:
         "result": result,
         "ended": edit.status in TERMINAL,
         "failed": edit.status is JobStatus.FAILED,
-        "guards": guard_rows(result.guards) if result and result.guards else [],
+        "guards": guard_rows(result.guards, edit.guards) if result and result.guards else [],
         "lost_shown": LOST_SHOWN,
     }
     if result is not None:
@@ -222,22 +223,28 @@ def _record_of(outcome: FactOutcome) -> FactRecord:
     return FactRecord(**{name: getattr(outcome, name) for name in names})
 
 
-def guard_rows(figures: GuardFigures) -> list[GuardRow]:
-    """The figures that were measured for the guards of an edit, each with the parent's."""
+def guard_rows(figures: GuardFigures, limits: Guards | None) -> list[GuardRow]:
+    """The figures that were measured for the guards of an edit, each with the parent's and its
+    limit, where it has one.
+    """
+    bounds = {
+        name.partition("_")[2]: f"at {'least' if name.startswith('min_') else 'most'} {limit:.4g}"
+        for name, limit, _ in outcomes(limits, figures)
+    }
 
     def shown(value: float | None) -> str:
         return "–" if value is None else f"{value:.4g}"
 
     rows = [
-        ("efficacy", figures.efficacy, figures.efficacy_before),
-        ("locality", figures.locality, figures.locality_before),
-        ("perplexity", figures.perplexity, figures.perplexity_before),
-        ("perplexity, as a multiple", figures.perplexity_ratio, None),
-        ("drift, nats per token", figures.drift, None),
-        ("ability", figures.ability, None),
+        ("efficacy", "efficacy", figures.efficacy_before),
+        ("locality", "locality", figures.locality_before),
+        ("perplexity", "perplexity", figures.perplexity_before),
+        ("perplexity, as a multiple", "perplexity_ratio", None),
+        ("drift, nats per token", "drift", None),
+        ("ability", "ability", None),
     ]
     return [
-        GuardRow(name, shown(after), shown(before))
-        for name, after, before in rows
-        if after is not None
+        GuardRow(name, shown(after), shown(before), bounds.get(field, "–"))
+        for name, field, before in rows
+        if (after := getattr(figures, field)) is not None
     ]

@@ -19,6 +19,7 @@ from service.api.state import State
 from service.contracts.jobs import JobKind
 from service.contracts.schemas import EditPayload, FactOutcome, FactRecord, Manifest, Snapshot
 from service.contracts.schemas.access import AuditEntry, Scope
+from service.contracts.schemas.effects.guards import GuardOutcome, outcomes
 from service.store import Store, StoreError
 from service.store.index import listing
 
@@ -44,15 +45,6 @@ class Fact:
     said: FactRecord
     outcome: FactOutcome | None
     mended: bool
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A limit that an edit had to keep, and the figure that was measured."""
-
-    name: str
-    limit: float
-    figure: float | None
 
 
 @router.get(VERSION)
@@ -157,7 +149,7 @@ def _facts(manifest: Manifest, start: int) -> dict[str, Any]:
     return {"facts": shown, "next": end if end < len(manifest.facts) else None}
 
 
-def _guards(store: Store, manifest: Manifest) -> list[Guard]:
+def _guards(store: Store, manifest: Manifest) -> list[GuardOutcome]:
     """The guards of the edit that made a version; none where its job is no longer known."""
     if manifest.job_id is None:
         return []
@@ -169,7 +161,4 @@ def _guards(store: Store, manifest: Manifest) -> list[Guard]:
         return []  # a revert measures none
     limits = EditPayload.model_validate(job.payload).guards
     figures = manifest.result.guards if manifest.result else None
-    return [
-        Guard(name.replace("_", " "), limit, getattr(figures, name.partition("_")[2], None))
-        for name, limit in (limits.model_dump(exclude_none=True) if limits else {}).items()
-    ]
+    return outcomes(limits, figures)

@@ -195,11 +195,27 @@ def evaluation_of(form: Form) -> dict[str, Any]:
     for name in ("seed", "fluency_texts"):
         if form.get(name).strip():
             body[name] = number(form.get(name))
-    if form.get("free"):
-        body["free"] = {}
-        if form.get("free_tokens").strip():
-            body["free"]["max_new_tokens"] = number(form.get("free_tokens"))
+    free = _free_of(form)
+    if free is not None:
+        body["free"] = free
     return body
+
+
+def _free_of(form: Form) -> dict[str, Any] | None:
+    """The field ``free``: a judge that is named is asked, and judges answers written freely."""
+    said: dict[str, Any] = {
+        name: form.get(f"judge_{name}").strip() for name in ("model", "address")
+    }
+    judge = {name: value for name, value in said.items() if value}
+    if form.get("judge_timeout_s").strip():
+        judge["timeout_s"] = number(form.get("judge_timeout_s"))
+    asked = bool(judge or form.get("judge"))
+    if not asked and not form.get("free"):
+        return None
+    free: dict[str, Any] = {"judge": judge} if asked else {}
+    if form.get("free_tokens").strip():
+        free["max_new_tokens"] = number(form.get("free_tokens"))
+    return free
 
 
 def _about(found: Evaluation) -> dict[str, Any]:
@@ -241,4 +257,6 @@ def _model(state: ApiState) -> dict[str, Any]:
         "model": model.info.model,
         "chats": model.chat is not None,
         "missing_tasks": "" if model.info.lm_eval else str(NoHarness()),
+        "judge_model": state.settings.judge_model,
+        "judge_address": state.settings.judge_address,
     }

@@ -46,6 +46,7 @@ from jeep_core.spec.facts import Fact, deduplicate
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import check_facts, context_rows
 from jeep_core.text.chat import has_template
+from jeep_core.values.anchor import anchor_warnings
 from jeep_core.values.optimiser import FactTokens, Values
 from jeep_core.values.prefixes import sample_prefixes
 
@@ -61,7 +62,8 @@ class EditResult:
     besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
     ``hparams_rule``: the number of the rule that made them, None where a preset or the caller did;
     ``moments_from``: the text or imported statistics, None where none are needed or they were
-    given; ``warnings``: what the user should know about what was chosen.  ``editor``: the one that
+    given; ``warnings``: what the user should know about what was chosen, and about facts that
+    ``norm_anchor`` left out.  ``editor``: the one that
     was used; ``editor_reason``: why, if it was not named.
     """
 
@@ -172,7 +174,8 @@ def edit(
         executor=executor,
         monitor=monitor,
     )
-    result.hparams_from, result.warnings = chosen.source, chosen.warnings
+    result.hparams_from = chosen.source
+    result.warnings = (*chosen.warnings, *result.warnings)
     result.hparams_rule = chosen.rule
     result.moments_from, result.editor_reason = moments_from, reason
     return result
@@ -232,7 +235,7 @@ def edit_checked(
         previous_keys={} if previous_keys is None else previous_keys,
         hypernetworks=hypernetworks,
         states=states,
-        anchor=None if anchor is None else anchor.norm,
+        anchor=None if anchor is None else anchor.wanted,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         executor=executor,
@@ -253,6 +256,7 @@ def edit_checked(
         inputs=outcome.inputs | ({} if anchor is None else {"anchor": anchor.sha256}),
         state=outcome.state,
         editor=editor,
+        warnings=anchor_warnings(outcome.values),
     )
 
 

@@ -243,7 +243,7 @@ class EvaluationPoint(BaseModel):
     ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.
     Portability is also given by group of questions, as ``portability/GROUP``, where a suite has
     several.  A metric that no case has is missing.  ``perplexity`` of the held-out text, if there
-    is one.
+    is one.  ``warnings``: what is to be known about the edit of a trial; the result has them, too.
     """
 
     label: str
@@ -253,6 +253,7 @@ class EvaluationPoint(BaseModel):
     metrics: dict[str, MetricInterval]
     perplexity: float | None = None
     seconds: float
+    warnings: list[str] = Field(default_factory=list)
 
 
 class HarnessTask(BaseModel):

@@ -25,8 +25,10 @@ from jeep_core.evaluation.units import measure_apart
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
+from jeep_core.probe.defaults.from_record import Chosen
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import Case, Style
+from jeep_core.values.anchor import anchor_warnings
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -114,7 +116,7 @@ def run(task: Task) -> EvaluationResult:
         source=None if chosen is None else chosen.source,
         rule=None if chosen is None else chosen.rule,
         moments=moments_from(task, hparams),
-        warnings=[] if chosen is None else list(chosen.warnings),
+        warnings=_warnings(chosen, points),
         protocols=_protocols(payload, suite.style, points),
         judge=None if free is None else free.judge_record(len(points)),
     )
@@ -186,7 +188,7 @@ class _Evaluation:
     def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:
         began = time.monotonic()
         cases = self._cases(target)
-        view = self._view(target, trials)
+        view, warnings = self._view(target, trials)
         with giving_way(view, self.task.control.monitor):
             rows = self._measured(number, target, view, cases)
             texts = self._texts(number, view, cases)
@@ -203,15 +205,19 @@ class _Evaluation:
             metrics={name: _interval(value) for name, value in metrics.items()},
             perplexity=held,
             seconds=round(time.monotonic() - began, 3),
+            warnings=warnings,
         )
 
-    def _view(self, target: Target, trials: Trials | None) -> ModelView:
+    def _view(self, target: Target, trials: Trials | None) -> tuple[ModelView, list[str]]:
+        """A target's view, and what is to be known about its edit."""
         if target.version is not None:
-            return self.task.view(target.version)
+            return self.task.view(target.version), []
         if trials is None or self.hparams is None or not target.n_edits:
-            return ModelView(self.task.base)
+            return ModelView(self.task.base), []
         self.task.control.pause()
-        return trials.edit(str(self.payload.editor), self.hparams, range(target.n_edits))[0]
+        numbers = range(target.n_edits)
+        view, outcome = trials.edit(str(self.payload.editor), self.hparams, numbers)
+        return view, list(anchor_warnings(outcome.values))
 
     def _measured(
         self, number: int, target: Target, view: ModelView, cases: Sequence[Case]
@@ -313,6 +319,12 @@ def _joined(rows: Sequence[Row], *more: Sequence[Row]) -> list[Row]:
     found = [{row["id"]: row for row in part} for part in more]
     return [{**row, **{k: v for part in found for k, v in part.get(row["id"], {}).items()}}
             for row in rows]  # fmt: skip
+
+
+def _warnings(chosen: Chosen | None, points: Sequence[EvaluationPoint]) -> list[str]:
+    """What is to be known about the hyper-parameters of a trial, and about the edit of each n."""
+    said = [f"{point.label}: {text}" for point in points for text in point.warnings]
+    return [*(() if chosen is None else chosen.warnings), *said]
 
 
 def _free_answers(task: Task, payload: EvaluationPayload) -> FreeAnswers | None:

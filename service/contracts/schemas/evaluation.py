@@ -17,7 +17,8 @@ MAX_POINTS = 32
 JudgeAddress = Annotated[
     str,
     Field(
-        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$",
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
+        r"(/[A-Za-z0-9._~/-]*)?(\?[A-Za-z0-9._~/=&%+,:-]*)?$",
         max_length=512,
     ),
 ]
@@ -88,7 +89,8 @@ class JudgeIn(Request):
     address: JudgeAddress | None = Field(
         None,
         description="An OpenAI-compatible server, such as http://127.0.0.1:8001/v1; default: "
-        "JEEP_JUDGE_ADDRESS, which alone is given JEEP_JUDGE_KEY. All addresses of its host must "
+        "JEEP_JUDGE_ADDRESS, which alone is given JEEP_JUDGE_KEY. A query (?api-version=…) is sent "
+        "with every question. All addresses of its host must "
         "be in JEEP_TARGETS_ALLOW.",
     )
     timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(

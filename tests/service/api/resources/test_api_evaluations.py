@@ -114,6 +114,16 @@ def test_an_address_of_another_form_is_refused_by_words_not_by_a_pattern(
     assert "^" not in error["message"]
 
 
+def test_an_address_may_have_a_query(http: httpx.Client, model: Store) -> None:
+    address = "http://127.0.0.1:8001/openai/deployments/g?api-version=2025-01-01"
+    answer = submit(http, free={"judge": {"model": "m", "address": address}})
+    assert answer.status_code == 202, answer.text
+    asked = payload(model, answer).free
+    assert asked is not None
+    assert asked.judge is not None
+    assert asked.judge.address == address
+
+
 JUDGE = {"model": "gpt-x", "address": "http://127.0.0.1:8001/v1"}
 
 

@@ -93,9 +93,9 @@ def _is_mark(character: str) -> bool:
 def _is_letter(before: str, part: str, after: str) -> bool:
     """Whether an "a" between two parts of a text is a letter, as of a choice, and no article.
 
-    It is where a mark comes right after it ("A.", "(a)", "A - Paris"), and, as a capital, where no article can
-    be: before "is" and the like, and inside a sentence before a word that has no capital itself
-    ("Vitamin A is in it"; but "Portrait of A Lady").
+    It is where a mark comes right after it ("A.", "(a)", "A - Paris"), and, as a capital, where no
+    article can be: before "is" and the like, and inside a sentence before a word that has no
+    capital itself ("Vitamin A is in it"; but "Portrait of A Lady").
     """
     follower = _bare(after)
     if _is_mark(part[-1]) or not follower:

@@ -57,8 +57,8 @@ class Outcome:
 
     ``steps`` and ``target_probability`` are of the optimisation of its values, None for editors
     that optimise none; the probability is None, too, where ``norm_anchor`` has changed the vector
-    that it was measured with.  ``chat_before``, ``chat_after``: answers in a chat, where the fact was
-    edited for both ways of asking.
+    that it was measured with.  ``chat_before``, ``chat_after``: answers in a chat, where the fact
+    was edited for both ways of asking.
     """
 
     fact: Fact

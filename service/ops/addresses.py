@@ -70,9 +70,7 @@ def canonical(address: str) -> str:
     shown = f"[{host}]" if ":" in host else host
     if port is not None and port != _PORTS.get(parts.scheme):
         shown = f"{shown}:{port}"
-    return urlunsplit(
-        (parts.scheme, shown, parts.path.rstrip("/"), parts.query, parts.fragment)
-    )
+    return urlunsplit((parts.scheme, shown, parts.path.rstrip("/"), parts.query, parts.fragment))
 
 
 class Allowed:

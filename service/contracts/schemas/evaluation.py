@@ -236,6 +236,16 @@ class JudgeRecord(BaseModel):
     unclear: int
 
 
+class HeldOutText(BaseModel):
+    """The text that a perplexity was measured on: its first ``tokens`` tokens, or all if it has
+    fewer.
+    """
+
+    name: str
+    sha256: str
+    tokens: int
+
+
 class EvaluationPoint(BaseModel):
     """Figures of one target.
 
@@ -244,8 +254,9 @@ class EvaluationPoint(BaseModel):
     ``margin…`` in differences of probabilities; ``fluency`` in bits; ``free_exact…``,
     ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.
     Portability is also given by group of questions, as ``portability/GROUP``, where a suite has
-    several.  A metric that no case has is missing.  ``perplexity`` of the held-out text, if there
-    is one.  ``warnings``: what is to be known about the edit of a trial; the result has them, too.
+    several.  A metric that no case has is missing.  ``perplexity`` of the held-out text
+    ``perplexity_text``, if there is one.  ``warnings``: what is to be known about the edit of a
+    trial; the result has them, too.
     """
 
     label: str
@@ -254,6 +265,7 @@ class EvaluationPoint(BaseModel):
     cases: int
     metrics: dict[str, MetricInterval]
     perplexity: float | None = None
+    perplexity_text: HeldOutText | None = None
     seconds: float
     warnings: list[str] = Field(default_factory=list)
 
@@ -289,7 +301,8 @@ class HarnessRecord(BaseModel):
 class EvaluationResult(BaseModel):
     """Result of an evaluation job.
 
-    ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
+    ``suite_sha256``: hash of the suite's file, or of the files of its tasks.  ``skipped``: cases
+    that this model cannot be asked, by reason; ``left_out``: prompts.
     ``hparams``, ``source``, ``rule``, ``moments`` and ``warnings`` are a trial's, as in an edit's
     result.
     ``lm_eval``: of tasks of lm-eval, whose ``metrics`` are called ``TASK/METRIC`` and are in
@@ -299,6 +312,7 @@ class EvaluationResult(BaseModel):
 
     evaluation_id: str
     suite: str
+    suite_sha256: str | None = None
     style: str
     seed: int
     skipped: dict[str, int] = Field(default_factory=dict)
@@ -344,7 +358,11 @@ class CaseChange(BaseModel):
 
 
 class EvaluationComparison(BaseModel):
-    """Target ``b`` against target ``a`` over the cases of both: differences are b - a."""
+    """Target ``b`` against target ``a`` over the cases of both: differences are b - a.
+
+    ``protocols`` of the differences: an evaluation measures its targets by the same one.
+    ``notes``: where the two were measured differently all the same.
+    """
 
     a: str
     b: str
@@ -352,6 +370,8 @@ class EvaluationComparison(BaseModel):
     differences: dict[str, MetricInterval]
     better: list[CaseChange]
     broken: list[CaseChange]
+    protocols: dict[str, MetricProtocol] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
     def reversed(self) -> EvaluationComparison:
         """The same comparison with the targets swapped."""
@@ -362,6 +382,8 @@ class EvaluationComparison(BaseModel):
             differences={name: _negative(d) for name, d in self.differences.items()},
             better=[_turned(change) for change in self.broken],
             broken=[_turned(change) for change in self.better],
+            protocols=self.protocols,
+            notes=self.notes,
         )
 
 

@@ -20,7 +20,7 @@ from jeep_core.evaluation.matching import Match, match, normalised, same
         ("The The", "the the"),
         ("He heard the The The.", "he heard the the the"),
         ("A dog and the cat", "dog and cat"),
-        ("\"A dog\", (the) cat", "dog cat"),
+        ('"A dog", (the) cat', "dog cat"),
         ("It barks. A dog does.", "it barks dog does"),
         ("WHAT A GAME", "what game"),
         ("Portrait of A Lady", "portrait of lady"),

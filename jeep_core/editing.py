@@ -12,6 +12,7 @@ from jeep_core.editors import (
     AUTO_EDITOR,
     DEFAULT_EDITOR,
     EDITORS,
+    check_editor,
     create,
     needs_choice,
     preset_hparams,
@@ -124,8 +125,7 @@ def edit(
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: a bundled model's own, else the English
             one that ships.
-        previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer; oldest
-            first, so that what was computed for those of the last edit serves this one.
+        previous_keys: keys (p, d_ff) of earlier edits to keep, by region and layer, oldest first.
         hypernetworks: folder of trained networks, beside the shipped ones.
         states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
@@ -140,6 +140,7 @@ def edit(
     view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
     reason = None
+    check_editor(editor)
     if editor == AUTO_EDITOR:
         check_alone(preset, hparams, states)
         own = None if hypernetworks is None else Path(hypernetworks)

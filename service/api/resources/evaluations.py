@@ -30,6 +30,7 @@ from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
 from service.api.submission.judges import free_options
+from service.api.submission.networks import check_network
 from service.api.submission.validation import hparams_of
 from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import AUTO, JobOut
@@ -199,7 +200,7 @@ def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tup
     """Journal a job; False if ``key`` already belongs to it.
 
     Raises:
-        ApiProblem: 404 for an unknown suite, 409 for missing moments, 422, 429 if too
+        ApiProblem: 404 for an unknown suite, 409 for missing moments or networks, 422, 429 if too
             many jobs wait, 503.
         StoreFull: there is no room for another job.
     """
@@ -290,8 +291,9 @@ def _trial(
     """Return the payload fields of a trial.
 
     Raises:
-        ApiProblem, InvalidHParams: answered with 422.
+        InvalidHParams: answered with 422.
         MissingMoments: answered with 409.
+        ApiProblem: 422, or 409 without a network that fits.
     """
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
     preset, hparams, changes = hparams_of(editor, body.preset, body.hparams, model)
@@ -299,6 +301,7 @@ def _trial(
         message = f"the suite has {counted(cases, 'case')}, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
     check_moments(store.base, model.info, editor, hparams)
+    check_network(store.base, model.info, editor, hparams)
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]
     return {
         "targets": targets,

@@ -80,7 +80,7 @@ def anchored(values: Values, before: torch.Tensor, norm: TypicalNorm) -> Values:
 
 
 def anchor_warnings(values: Values | None) -> tuple[str, ...]:
-    """What the user should know: how many facts have kept v₀, as their v* was too long."""
+    """A warning for the user where facts have kept v₀, as their v* was too long."""
     if values is None or values.left_out is None:
         return ()
     count, facts = int(values.left_out.sum()), len(values.left_out)

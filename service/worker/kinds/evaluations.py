@@ -324,7 +324,7 @@ def _joined(rows: Sequence[Row], *more: Sequence[Row]) -> list[Row]:
 
 
 def _warnings(chosen: Chosen | None, points: Sequence[EvaluationPoint]) -> list[str]:
-    """What is to be known about the hyper-parameters of a trial, and about the edit of each n."""
+    """Warnings about the hyper-parameters of a trial, and about the edit of each n."""
     said = [f"{point.label}: {text}" for point in points for text in point.warnings]
     return [*(() if chosen is None else chosen.warnings), *said]
 

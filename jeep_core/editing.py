@@ -12,6 +12,7 @@ from jeep_core.editors import (
     AUTO_EDITOR,
     DEFAULT_EDITOR,
     EDITORS,
+    check_editor,
     create,
     needs_choice,
     preset_hparams,
@@ -46,6 +47,7 @@ from jeep_core.spec.facts import Fact, deduplicate
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import check_facts, context_rows
 from jeep_core.text.chat import has_template
+from jeep_core.values.anchor import anchor_warnings
 from jeep_core.values.optimiser import FactTokens, Values
 from jeep_core.values.prefixes import sample_prefixes
 
@@ -61,7 +63,8 @@ class EditResult:
     besides prefixes and moments.  ``hparams_from``: given, preset, kept probe, probe now or depths;
     ``hparams_rule``: the number of the rule that made them, None where a preset or the caller did;
     ``moments_from``: the text or imported statistics, None where none are needed or they were
-    given; ``warnings``: what the user should know about what was chosen.  ``editor``: the one that
+    given; ``warnings``: what the user should know about what was chosen, and about facts that
+    ``norm_anchor`` left out.  ``editor``: the one that
     was used; ``editor_reason``: why, if it was not named.
     """
 
@@ -122,8 +125,7 @@ def edit(
         moments: second moments of the base model; default: those shipped, else over ``corpus``.
         corpus: text file, one document a line; default: a bundled model's own, else the English
             one that ships.
-        previous_keys: keys (p, d_ff) of earlier edits to preserve, by region name and layer; oldest
-            first, so that what was computed for those of the last edit serves this one.
+        previous_keys: keys (p, d_ff) of earlier edits to keep, by region and layer, oldest first.
         hypernetworks: folder of trained networks, beside the shipped ones.
         states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
@@ -138,6 +140,7 @@ def edit(
     view = model if isinstance(model, ModelView) else ModelView(model)
     base = view.base
     reason = None
+    check_editor(editor)
     if editor == AUTO_EDITOR:
         check_alone(preset, hparams, states)
         own = None if hypernetworks is None else Path(hypernetworks)
@@ -172,7 +175,8 @@ def edit(
         executor=executor,
         monitor=monitor,
     )
-    result.hparams_from, result.warnings = chosen.source, chosen.warnings
+    result.hparams_from = chosen.source
+    result.warnings = (*chosen.warnings, *result.warnings)
     result.hparams_rule = chosen.rule
     result.moments_from, result.editor_reason = moments_from, reason
     return result
@@ -232,7 +236,7 @@ def edit_checked(
         previous_keys={} if previous_keys is None else previous_keys,
         hypernetworks=hypernetworks,
         states=states,
-        anchor=None if anchor is None else anchor.norm,
+        anchor=None if anchor is None else anchor.wanted,
         batch_facts=batch_facts,
         memory_bytes=memory_bytes,
         executor=executor,
@@ -253,6 +257,7 @@ def edit_checked(
         inputs=outcome.inputs | ({} if anchor is None else {"anchor": anchor.sha256}),
         state=outcome.state,
         editor=editor,
+        warnings=anchor_warnings(outcome.values),
     )
 
 

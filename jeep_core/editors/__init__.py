@@ -39,6 +39,7 @@ __all__ = [
     "EditorPlugin",
     "EditorRecord",
     "available",
+    "check_editor",
     "create",
     "hparams_class",
     "in_order",
@@ -85,9 +86,23 @@ def record_of(name: str) -> EditorRecord:
         return found
     if name in registered():
         return plugin(name)
-    names = [*EDITORS, *(other for other in registered() if other not in EDITORS)]
+    raise _unknown(name)
+
+
+def check_editor(name: str) -> None:
+    """Refuse a name that an edit cannot have: no editor's, and not ``auto``.
+
+    Raises:
+        InvalidHParams: there is no such editor; ``auto`` is among those that are listed.
+    """
+    if name != AUTO_EDITOR and name not in EDITORS and name not in registered():
+        raise _unknown(name, AUTO_EDITOR)
+
+
+def _unknown(name: str, *more: str) -> InvalidHParams:
+    names = [*EDITORS, *(other for other in registered() if other not in EDITORS), *more]
     message = f"no editor {name!r}; {known_names(name, names)}"
-    raise InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
+    return InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
 
 
 def hparams_class(name: str) -> type[EditorHParams]:

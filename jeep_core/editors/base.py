@@ -25,7 +25,7 @@ from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.updates.kept import KeepsKeys, KeptKeys
 from jeep_core.updates.least_squares import Solution, Solver
-from jeep_core.values.anchor import anchored, contributions
+from jeep_core.values.anchor import TypicalNorm, anchored, contributions
 from jeep_core.values.gradient_pairs import Pairs, batches, gradient_pairs
 from jeep_core.values.optimiser import FactTokens, Objective, Values, optimise
 from jeep_core.values.reader import Position, RegionReader
@@ -74,7 +74,7 @@ class EditContext:
     values: Values | None = None
     hypernetworks: Path | None = None
     states: Sequence[State] = ()
-    anchor: float | None = None
+    anchor: TypicalNorm | None = None
     batch_facts: int | None = None
     memory_bytes: int | None = None
     executor: Executor = HERE

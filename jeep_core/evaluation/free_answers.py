@@ -31,6 +31,8 @@ TOKENS = 32
 CASES_TOGETHER = 64
 """Cases of a unit, the last one excepted, cut from the first case on."""
 C = TypeVar("C", bound=Fact)
+Judged = tuple[str, tuple[str, ...], str]
+"""A prompt, its right answers and the text that a judge was shown: what a verdict is about."""
 Ended = Literal["end of text", "sentence", "limit"]
 SUFFIX: Mapping[Kind, str] = {
     "edit": "",
@@ -172,12 +174,12 @@ def judged_freely(
     case: Fact,
     texts: Mapping[str, FreeText],
     base_texts: Mapping[str, FreeText],
-    verdicts: Mapping[tuple[str, str], bool | None] | None = None,
+    verdicts: Mapping[Judged, bool | None] | None = None,
 ) -> list[FreeJudgement]:
     """The judgement of every prompt of a case.
 
     ``texts`` are by prompt, ``base_texts`` those of the base model, of neighbors at least;
-    ``verdicts`` those of a judge model by prompt and text.
+    ``verdicts`` those of a judge model by prompt, right answers and text.
     """
     found = []
     for one in free_prompts(case):
@@ -188,7 +190,7 @@ def judged_freely(
             judged |= {"kept": same(said.text, before), "base_text": before}
         else:
             judged |= asdict(match(said.text, one.right))
-            judged["judge"] = (verdicts or {}).get((one.prompt, said.text))
+            judged["judge"] = (verdicts or {}).get((one.prompt, one.right, said.text))
         found.append(FreeJudgement(one.kind, one.prompt, said.text, said.ended, **judged))
     return found
 

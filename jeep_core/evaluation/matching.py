@@ -1,14 +1,16 @@
 """Texts against right answers: exact match, token F1 and containment, after normalisation.
 
 Normalisation is that of SQuAD, extended beyond English: compatibility forms and letter case are
-made one (NFKC, case folding), punctuation of every script and the English articles are dropped,
-white space is one blank.  In scripts that write no blanks every character is a token of its own.
-No torch here.
+made one (NFKC, case folding), punctuation of every script is dropped, white space is one blank.
+In scripts that write no blanks every character is a token of its own.
+
+SQuAD drops "a", "an" and "the" everywhere.  Here they are dropped where they are articles: before
+another word, and not where "A" is a letter, as in "A) Paris" or "Vitamin A is in it"; otherwise A
+would be the one choice that is never right.  No torch here.
 """
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,11 +19,13 @@ from dataclasses import dataclass
 from jeep_core.text.words import runs_on
 
 HOW = (
-    "case, punctuation, English articles and white space left aside; "
+    "case, punctuation, English articles before a word and white space left aside; "
     "of an answer with aliases the one that fits best"
 )
 """The normalisation in words, for protocols."""
-_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_ARTICLES = frozenset({"a", "an", "the"})
+_AFTER_A_LETTER = frozenset({"and", "because", "is", "or", "was"})
+"""Words that follow no article: "A is right" is about a letter."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,22 @@ class Match:
 def normalised(text: str) -> str:
     """A text in the form in which answers are compared.
 
-    A text of nothing but articles and punctuation keeps them: "The The" is an answer, too.
+    An article that no other word follows stays: "The The" is an answer, too.  A text of nothing but
+    punctuation keeps it.
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(one for one in plain if unicodedata.category(one)[0] != "P")
-    return _spaced(_ARTICLES.sub(" ", words)) or _spaced(words) or _spaced(plain)
+    parts = unicodedata.normalize("NFKC", text).split()
+    words = [(i, word) for i, part in enumerate(parts) if (word := _bare(part))]
+    kept: list[str] = []
+    for n in reversed(range(len(words))):
+        i, word = words[n]
+        # the last one that was kept is the next one of the text
+        followed = bool(kept) and kept[-1] not in _ARTICLES
+        if followed and word.casefold() in _ARTICLES:
+            before = parts[i - 1] if i else ""
+            if word not in ("a", "A") or not _is_letter(before, parts[i], parts[i + 1]):
+                continue
+        kept.append(word.casefold())
+    return " ".join(reversed(kept)) or " ".join(parts).casefold()
 
 
 def match(text: str, answers: Iterable[str]) -> Match:
@@ -66,8 +81,29 @@ def same(a: str, b: str) -> bool:
     return normalised(a) == normalised(b)
 
 
-def _spaced(text: str) -> str:
-    return " ".join(text.split())
+def _bare(part: str) -> str:
+    """A part of a text without its punctuation."""
+    return "".join(one for one in part if not _is_mark(one))
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "P"
+
+
+def _is_letter(before: str, part: str, after: str) -> bool:
+    """Whether an "a" between two parts of a text is a letter, as of a choice, and no article.
+
+    It is where a mark comes right after it ("A.", "(a)", "A - Paris"), and, as a capital, where no
+    article can be: before "is" and the like, and inside a sentence before a word that has no
+    capital itself ("Vitamin A is in it"; but "Portrait of A Lady").
+    """
+    follower = _bare(after)
+    if _is_mark(part[-1]) or not follower:
+        return True
+    if "A" not in part:
+        return False
+    inside = bool(before) and not _is_mark(before[-1])
+    return follower.casefold() in _AFTER_A_LETTER or (inside and not follower[0].isupper())
 
 
 def _tokens(text: str) -> list[str]:

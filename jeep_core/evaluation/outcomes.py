@@ -56,8 +56,9 @@ class Outcome:
     """One fact before and after an edit.
 
     ``steps`` and ``target_probability`` are of the optimisation of its values, None for editors
-    that optimise none.  ``chat_before``, ``chat_after``: answers in a chat, where the fact was
-    edited for both ways of asking.
+    that optimise none; the probability is None, too, where ``norm_anchor`` has changed the vector
+    that it was measured with.  ``chat_before``, ``chat_after``: answers in a chat, where the fact
+    was edited for both ways of asking.
     """
 
     fact: Fact
@@ -187,7 +188,7 @@ def outcomes(
             before.answers[i],
             after.answers[i],
             steps=int(values.steps[i]) if values else None,
-            target_probability=float(values.probabilities[i]) if values else None,
+            target_probability=values.probability(i) if values else None,
             chat_before=before.chat[i] if before.chat else None,
             chat_after=after.chat[i] if after.chat else None,
         )

@@ -30,6 +30,7 @@ class Setting:
     """The parts of an evaluation that its protocols name.
 
     ``free_tokens``: the limit of free answers.  ``judge``: the name of the judge model.
+    ``held_out``: the text for perplexity and how much of it is read, in words.
     """
 
     suite: str
@@ -37,6 +38,7 @@ class Setting:
     ask: Ask = "plain"
     free_tokens: int = 0
     judge: str | None = None
+    held_out: str = "the held-out text"
 
 
 _KINDS = {
@@ -73,7 +75,7 @@ def _protocol(name: str, setting: Setting) -> Protocol:
     if name == "perplexity":
         judged = "e to the mean negative log-likelihood of a token"
         comparable = "the same text, tokenizer and length"
-        return Protocol("nothing", "the held-out text is read", judged, comparable)
+        return Protocol("nothing", f"read: {setting.held_out}", judged, comparable)
     if name.startswith("greedy"):
         judged = (
             "the right answer is shown: every token of it is the most probable one, and no longer "

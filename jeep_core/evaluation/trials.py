@@ -25,6 +25,7 @@ from jeep_core.probe.anchor import anchor_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
 from jeep_core.suites import Style
+from jeep_core.values.anchor import TypicalNorm
 from jeep_core.values.cache import ValueCache, set_key
 from jeep_core.values.optimiser import FactTokens, Values
 
@@ -72,7 +73,7 @@ class Trials:
     hypernetworks: Path | None = None
     executor: Executor = HERE
     cache: ValueCache = field(default_factory=ValueCache)
-    _anchors: dict[str, float | None] = field(default_factory=dict, repr=False)
+    _anchors: dict[str, TypicalNorm | None] = field(default_factory=dict, repr=False)
     _rows: dict[tuple[Contexts, int], list[FactTokens]] = field(default_factory=dict, repr=False)
 
     def _rows_in(self, hparams: EditorHParams) -> list[FactTokens]:
@@ -104,7 +105,7 @@ class Trials:
         outcome, edited = run_editor(editor, context, hparams)
         return edited, outcome
 
-    def _anchor(self, editor: str, hparams: EditorHParams) -> float | None:
+    def _anchor(self, editor: str, hparams: EditorHParams) -> TypicalNorm | None:
         """The norm that ``norm_anchor`` asks for, measured at first use."""
         name = f"{editor} {hparams.model_dump_json()}"
         if name not in self._anchors:
@@ -117,7 +118,7 @@ class Trials:
                 executor=self.executor,
                 monitor=self.monitor,
             )
-            self._anchors[name] = None if found is None else found.norm
+            self._anchors[name] = None if found is None else found.wanted
         return self._anchors[name]
 
     def run(self, editor: str, hparams: EditorHParams, index: Sequence[int]) -> Summary:

@@ -42,7 +42,7 @@ from jeep_core.spec.positions import TokenizationError, context_rows
 from jeep_core.storage.records import sealed, unsealed
 from jeep_core.storage.writing import write_atomically
 from jeep_core.suites import load_suite
-from jeep_core.values.anchor import contributions, typical_norm
+from jeep_core.values.anchor import TypicalNorm, contributions, typical_norm
 from jeep_core.values.cache import set_key
 from jeep_core.values.objective import FactTokens, Objective
 from jeep_core.values.optimiser import optimise
@@ -56,17 +56,34 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Anchor:
-    """ρ of a base model: ``norm``, over ``edits`` sample edits at the end of ``layer``."""
+    """ρ of a base model: ``norm``, over ``edits`` sample edits at the end of ``layer``.
+
+    ``factor``: the multiple of it that an edit asks for; a kept anchor has none.
+    """
 
     norm: float
     layer: int
     edits: int
     format: int = FORMAT
+    factor: float = 1.0
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its fields as they are kept and hashed."""
+        parts = asdict(self)
+        if self.factor == 1:  # as before there was one
+            del parts["factor"]
+        return parts
 
     @property
     def sha256(self) -> str:
         """The hash by which a manifest names it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def wanted(self) -> TypicalNorm:
+        """The norm as values are brought to it."""
+        return TypicalNorm(self.norm, self.factor)
 
 
 def anchor_for(
@@ -82,7 +99,7 @@ def anchor_for(
 ) -> Anchor | None:
     """The anchor that these hyper-parameters ask for; None if they ask for none.
 
-    Its ``norm`` is ρ times the factor that they give.  ``prefixes`` are those of the edit.
+    ``prefixes`` are those of the edit.
     ``folder``: where ρ is kept; it is measured again where its file is damaged, and also where that
     cannot be read now, which then stays.  ``memory``: bound on the bytes
     of value optimisation.
@@ -109,8 +126,8 @@ def anchor_for(
         found = _measured(base, objective, facts, memory, executor, monitor)
         if path is not None and keep:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, sealed(json_text(asdict(found), "the anchor").encode()))
-    return replace(found, norm=found.norm * float(hparams.norm_anchor))
+            write_atomically(path, sealed(json_text(found.record, "the anchor").encode()))
+    return replace(found, factor=float(hparams.norm_anchor))
 
 
 def _key(

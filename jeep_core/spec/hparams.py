@@ -196,7 +196,8 @@ class OptimisedEditorHParams(InContexts):
     norm_anchor: Annotated[bool, Field(strict=True)] | Annotated[float, Field(gt=0, le=10)] = Field(
         False,
         description="Bring the value at the subject to the mean norm of sample edits of the base "
-        "model, or a multiple of it; a value of more than twice that norm is left unedited",
+        "model, or a multiple of it; a fact whose value has more than twice the mean norm is not "
+        "edited there, and a warning counts such facts",
     )
     compute_dtype: Literal["model", "bfloat16"] = Field(
         "model", description="Type of the matrix products of value optimisation; δ is float32"

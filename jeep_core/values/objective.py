@@ -126,6 +126,9 @@ class Values:
     if optimised.
     ``steps``, ``losses``, ``probabilities``: (m,), of each fact's last forward pass.  All are
     float32, ``steps`` int64, on the model's device.
+    ``left_out``, ``changed``: (m,) bool, set by norm anchoring: facts that keep the value that they
+    had, and those whose vector is another than the one of the last forward pass, so that their
+    ``losses`` and ``probabilities`` are not those of what is written.
     ``peak_bytes``: most memory held at once, measured on CUDA, else counted from what the
     backward pass keeps.  ``trace``: per pass the facts in it and their losses.
     """
@@ -140,6 +143,8 @@ class Values:
     attention: torch.Tensor | None = None
     chat_low: torch.Tensor | None = None
     chat_high: torch.Tensor | None = None
+    left_out: torch.Tensor | None = None
+    changed: torch.Tensor | None = None
     peak_bytes: int = 0
     trace: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list, repr=False)
 
@@ -167,6 +172,15 @@ class Values:
             chat_low=optional(chat),
             chat_high=optional(chat and "high" in sites),
         )
+
+    def probability(self, fact: int) -> float | None:
+        """The probability that a fact's vector gives its new answer.
+
+        None where norm anchoring has put another vector in place of the one that was measured.
+        """
+        if self.changed is not None and bool(self.changed[fact]):
+            return None
+        return float(self.probabilities[fact])
 
     def select(self, index: Sequence[int]) -> Values:
         """The values of the k facts of ``index``: (k, d) vectors and (k,) figures."""

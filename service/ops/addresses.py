@@ -12,7 +12,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from jeep_core.errors import Coded
 
@@ -30,11 +30,17 @@ class AddressRefused(Coded, ValueError):
 class Place:
     """A server: ``url`` names it by an address that was checked, ``host`` is what it is called.
 
-    ``host`` has the port where the address had one.
+    ``host`` has the port where the address had one.  ``query``: what every request has after its
+    path, as ``api-version=…`` of Azure.
     """
 
     url: str
     host: str
+    query: str = ""
+
+    def at(self, path: str) -> str:
+        """The URL of a path below the address."""
+        return f"{self.url}{path}" + (f"?{self.query}" if self.query else "")
 
     @property
     def name(self) -> str:
@@ -46,6 +52,25 @@ def resolve(host: str, port: int) -> list[str]:
     """All addresses of a host; OSError where it has none."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(one[4][0]).partition("%")[0] for one in found))
+
+
+def canonical(address: str) -> str:
+    """An address in the form in which two are the same server and path.
+
+    Letter case of scheme and host, the scheme's own port and slashes at the end of the path do not
+    count; all else does.
+    """
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return address  # no address, and the same as none but itself
+    if "@" in parts.netloc:
+        return address
+    shown = f"[{host}]" if ":" in host else host
+    if port is not None and port != _PORTS.get(parts.scheme):
+        shown = f"{shown}:{port}"
+    return urlunsplit((parts.scheme, shown, parts.path.rstrip("/"), parts.query, parts.fragment))
 
 
 class Allowed:
@@ -83,7 +108,7 @@ class Allowed:
             raise AddressRefused(f"{host} has no address")
         shown = f"[{found[0]}]" if ":" in found[0] else found[0]
         url = f"{parts.scheme}://{shown}:{port}{parts.path.rstrip('/')}"
-        return Place(url, parts.netloc)
+        return Place(url, parts.netloc, parts.query)
 
     def _check(self, host: str, one: str) -> None:
         address = ipaddress.ip_address(one)

@@ -82,6 +82,7 @@ def run_tasks(task: Task, payload: EvaluationPayload) -> EvaluationResult:
     return EvaluationResult(
         evaluation_id=payload.evaluation_id,
         suite=payload.suite,
+        suite_sha256=chosen.sha256,
         style=STYLE,
         seed=payload.seed,
         points=points,

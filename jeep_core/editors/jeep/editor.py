@@ -65,6 +65,8 @@ class Jeep:
             low=first.low,
             delta_low=first.delta_low,
             chat_low=first.chat_low,
+            # ``changed`` is not taken: the second pass has measured what was written
+            left_out=first.left_out,
             steps=first.steps + second.steps,
         )
         # over the states as the region is read: those of the optimisation may be of rounded

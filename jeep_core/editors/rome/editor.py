@@ -110,5 +110,13 @@ def _joined(found: list[Values]) -> Values:
         steps=torch.cat([v.steps for v in found]),
         losses=torch.cat([v.losses for v in found]),
         probabilities=torch.cat([v.probabilities for v in found]),
+        left_out=_all([v.left_out for v in found]),
+        changed=_all([v.changed for v in found]),
         peak_bytes=max(v.peak_bytes for v in found),
     )
+
+
+def _all(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Figures (1,) of single facts, side by side; None where there are none."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known else None

@@ -30,6 +30,7 @@ from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
 from service.api.submission.judges import free_options
+from service.api.submission.networks import check_network
 from service.api.submission.validation import hparams_of
 from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import AUTO, JobOut
@@ -39,8 +40,10 @@ from service.contracts.schemas.evaluation import (
     Evaluation,
     EvaluationComparison,
     EvaluationPayload,
+    EvaluationPoint,
     EvaluationRequest,
     EvaluationResult,
+    HeldOutText,
     SuiteInfo,
     Target,
     cases_file,
@@ -152,21 +155,52 @@ async def compare_targets(
     a: Annotated[str, Query(description="Label of the one compared with.")],
     b: Annotated[str, Query(description="Label of the one that got better or broke cases.")],
 ) -> EvaluationComparison:
-    """Two targets case by case: paired differences, what got better, what broke."""
-    job, _ = await EVALUATIONS.ended(state, id)
+    """Two targets case by case: paired differences, what got better, what broke.
+
+    `protocols` says of every difference what was asked, how it was judged, and what it can be
+    compared with; `notes` where the two were not measured alike.
+    """
+    job, result = await EVALUATIONS.ended(state, id)
     payload = EVALUATIONS.payload(job)
     numbers = [_number(payload, a), _number(payload, b)]
     if numbers[0] == numbers[1]:
         raise ApiProblem("same_target", f"{a!r} cannot be compared with itself")
     path = await EVALUATIONS.report(state, job, COMPARISONS_FILE)
-    return await run_in_threadpool(_comparison, path, a, b)
+    found = await run_in_threadpool(_comparison, path, a, b)
+    known = {n: one for n, one in result.protocols.items() if n in found.differences}
+    before, after = (result.points[number] for number in numbers)
+    notes = notes_on(before, after, found.cases)
+    return found.model_copy(update={"protocols": known, "notes": notes})
+
+
+def notes_on(a: EvaluationPoint, b: EvaluationPoint, cases: int) -> list[str]:
+    """Where two targets of an evaluation were not measured alike; ``cases`` are those of both."""
+    found = []
+    if (a.cases, b.cases) != (cases, cases):
+        found.append(
+            f"{a.label} was measured on {counted(a.cases, 'case')}, {b.label} on "
+            f"{counted(b.cases, 'case')}; compared are the {cases} that both were asked"
+        )
+    for one, other in ((a, b), (b, a)):
+        if alone := [name for name in one.metrics if name not in other.metrics]:
+            found.append(f"only {one.label} has figures of {', '.join(alone)}")
+    if a.perplexity_text != b.perplexity_text:
+        said = "; ".join(f"{one.label}: {_held_out(one.perplexity_text)}" for one in (a, b))
+        found.append(f"the perplexities are of different texts, so do not compare them ({said})")
+    return found
+
+
+def _held_out(text: HeldOutText | None) -> str:
+    if text is None:
+        return "none"
+    return f"{counted(text.tokens, 'token')} of {text.name} (SHA-256 {text.sha256[:12]}…)"
 
 
 def _journaled(state: ApiState, body: EvaluationRequest, key: str | None) -> tuple[Job, bool]:
     """Journal a job; False if ``key`` already belongs to it.
 
     Raises:
-        ApiProblem: 404 for an unknown suite, 409 for missing moments, 422, 429 if too
+        ApiProblem: 404 for an unknown suite, 409 for missing moments or networks, 422, 429 if too
             many jobs wait, 503.
         StoreFull: there is no room for another job.
     """
@@ -257,8 +291,9 @@ def _trial(
     """Return the payload fields of a trial.
 
     Raises:
-        ApiProblem, InvalidHParams: answered with 422.
+        InvalidHParams: answered with 422.
         MissingMoments: answered with 409.
+        ApiProblem: 422, or 409 without a network that fits.
     """
     editor, sizes = str(body.editor), list(dict.fromkeys(body.n_edits or []))
     preset, hparams, changes = hparams_of(editor, body.preset, body.hparams, model)
@@ -266,6 +301,7 @@ def _trial(
         message = f"the suite has {counted(cases, 'case')}, {max(sizes)} edits are asked for"
         raise invalid([field_error("/n_edits", "too_many", message)])
     check_moments(store.base, model.info, editor, hparams)
+    check_network(store.base, model.info, editor, hparams)
     targets = [Target(label=f"{editor}-{n}" if n else "unedited", n_edits=n) for n in sizes]
     return {
         "targets": targets,

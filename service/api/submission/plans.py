@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jeep_core.editors import hparams_class
+from jeep_core.moments.source import may_need_moments
 from jeep_core.probe.defaults.from_record import Chosen, from_record
 from jeep_core.probe.defaults.kept import kept
 from jeep_core.probe.defaults.rule import RULE, suffices
@@ -45,7 +47,8 @@ def plan_of(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> EditPlan
         )
     chosen = _chosen(edit, model, base)
     found = None if chosen is None else chosen.hparams
-    needed = found is None or bool(found.moment_layers)
+    # before a probe the layers are not known, but whether the editor takes moments at all
+    needed = may_need_moments(hparams_class(edit.editor)) if found is None else found.moment_layers
     return EditPlan(
         editor=edit.editor,
         preset=edit.preset,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from jeep_core.editors import needs_choice, preset_hparams
+from jeep_core.editors import check_editor, needs_choice, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
 from jeep_core.probe.defaults.from_record import by_depths, check_automatic
 from jeep_core.spec.chats import as_asked_in_chat, in_chat, parse_chat_facts
@@ -140,6 +140,7 @@ def read_edit(options: EditOptions, facts: Sequence[SentFact], model: PublishedM
     hparams: CheckedHParams = AUTO
     changes: dict[str, Any] = {}
     try:
+        check_editor(options.editor)
         preset, hparams, changes = hparams_of(
             options.editor, options.preset, options.hparams, model
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,11 @@ from service.cli.reading import counts
 
 if TYPE_CHECKING:
     from service.contracts.schemas import Evaluation, EvaluationComparison, MetricInterval
-    from service.contracts.schemas.evaluation import EvaluationResult, HarnessRecord
+    from service.contracts.schemas.evaluation import (
+        EvaluationResult,
+        HarnessRecord,
+        MetricProtocol,
+    )
 
 EvaluationId = Annotated[str, typer.Argument(help="As jeep evaluations list shows it.")]
 
@@ -170,7 +175,10 @@ def evaluation_table(answer: Evaluation, defined: bool = True) -> RenderableType
     if answer.result is None:
         return tables.without_result(answer)
     result = answer.result
-    protocols = _protocols(result) if defined else []
+    protocols = _protocols(result.protocols) if defined else []
+    if defined and result.suite_sha256:
+        said = f"SHA-256 of {result.suite}: {result.suite_sha256}"
+        protocols.append(Text(said, style="dim"))
     head = f"{answer.id}: {answer.suite}, seed {result.seed}"
     if result.lm_eval is not None:
         how = Text(_how(result.lm_eval))
@@ -216,10 +224,10 @@ def _group_table(result: EvaluationResult) -> Listing:
     return table
 
 
-def _protocols(result: EvaluationResult) -> list[Text]:
+def _protocols(protocols: Mapping[str, MetricProtocol]) -> list[Text]:
     """Under the figures: what was asked, how it was judged, what it can be compared with."""
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for name, one in result.protocols.items():
+    for name, one in protocols.items():
         rules = groups.setdefault((one.how, one.comparable), {})
         rules.setdefault(one.judged, []).append(COLUMNS.get(name, name))
     lines = []
@@ -262,7 +270,8 @@ def comparison_table(answer: EvaluationComparison) -> RenderableType:
         for change in changes:
             said = ", ".join(f"{n} {a:g} → {b:g}" for n, (a, b) in change.metrics.items())
             cases.add_row(*map(Text, (mark, change.id, change.prompt, said)))
-    return Group(differences, cases)
+    notes = [Text(f"Note: {note}.") for note in answer.notes]
+    return Group(differences, cases, *notes, *_protocols(answer.protocols))
 
 
 def _figure(found: MetricInterval | None) -> str:

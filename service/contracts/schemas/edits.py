@@ -274,7 +274,11 @@ class FactOutcome(BaseModel):
     chat_after: Answer | None = None
     success: bool
     steps: int | None = None
-    target_probability: float | None = None
+    target_probability: float | None = Field(
+        None,
+        description="Of the new answer with the vector that value optimisation found; null for "
+        "editors that optimise none, and where norm_anchor has changed the vector since.",
+    )
 
 
 class LayerReport(BaseModel):

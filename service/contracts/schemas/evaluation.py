@@ -17,7 +17,8 @@ MAX_POINTS = 32
 JudgeAddress = Annotated[
     str,
     Field(
-        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?$",
+        pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?"
+        r"(/[A-Za-z0-9._~/-]*)?(\?[A-Za-z0-9._~/=&%+,:-]*)?$",
         max_length=512,
     ),
 ]
@@ -88,7 +89,8 @@ class JudgeIn(Request):
     address: JudgeAddress | None = Field(
         None,
         description="An OpenAI-compatible server, such as http://127.0.0.1:8001/v1; default: "
-        "JEEP_JUDGE_ADDRESS, which alone is given JEEP_JUDGE_KEY. All addresses of its host must "
+        "JEEP_JUDGE_ADDRESS, which alone is given JEEP_JUDGE_KEY. A query (?api-version=…) is sent "
+        "with every question. All addresses of its host must "
         "be in JEEP_TARGETS_ALLOW.",
     )
     timeout_s: Annotated[float, Field(gt=0, le=600)] = Field(
@@ -234,6 +236,16 @@ class JudgeRecord(BaseModel):
     unclear: int
 
 
+class HeldOutText(BaseModel):
+    """The text that a perplexity was measured on: its first ``tokens`` tokens, or all if it has
+    fewer.
+    """
+
+    name: str
+    sha256: str
+    tokens: int
+
+
 class EvaluationPoint(BaseModel):
     """Figures of one target.
 
@@ -242,8 +254,9 @@ class EvaluationPoint(BaseModel):
     ``margin…`` in differences of probabilities; ``fluency`` in bits; ``free_exact…``,
     ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.
     Portability is also given by group of questions, as ``portability/GROUP``, where a suite has
-    several.  A metric that no case has is missing.  ``perplexity`` of the held-out text, if there
-    is one.
+    several.  A metric that no case has is missing.  ``perplexity`` of the held-out text
+    ``perplexity_text``, if there is one.  ``warnings``: what is to be known about the edit of a
+    trial; the result has them, too.
     """
 
     label: str
@@ -252,7 +265,9 @@ class EvaluationPoint(BaseModel):
     cases: int
     metrics: dict[str, MetricInterval]
     perplexity: float | None = None
+    perplexity_text: HeldOutText | None = None
     seconds: float
+    warnings: list[str] = Field(default_factory=list)
 
 
 class HarnessTask(BaseModel):
@@ -286,7 +301,8 @@ class HarnessRecord(BaseModel):
 class EvaluationResult(BaseModel):
     """Result of an evaluation job.
 
-    ``skipped``: cases that this model cannot be asked, by reason; ``left_out``: prompts.
+    ``suite_sha256``: hash of the suite's file, or of the files of its tasks.  ``skipped``: cases
+    that this model cannot be asked, by reason; ``left_out``: prompts.
     ``hparams``, ``source``, ``rule``, ``moments`` and ``warnings`` are a trial's, as in an edit's
     result.
     ``lm_eval``: of tasks of lm-eval, whose ``metrics`` are called ``TASK/METRIC`` and are in
@@ -296,6 +312,7 @@ class EvaluationResult(BaseModel):
 
     evaluation_id: str
     suite: str
+    suite_sha256: str | None = None
     style: str
     seed: int
     skipped: dict[str, int] = Field(default_factory=dict)
@@ -341,7 +358,11 @@ class CaseChange(BaseModel):
 
 
 class EvaluationComparison(BaseModel):
-    """Target ``b`` against target ``a`` over the cases of both: differences are b - a."""
+    """Target ``b`` against target ``a`` over the cases of both: differences are b - a.
+
+    ``protocols`` of the differences: an evaluation measures its targets by the same one.
+    ``notes``: where the two were measured differently all the same.
+    """
 
     a: str
     b: str
@@ -349,6 +370,8 @@ class EvaluationComparison(BaseModel):
     differences: dict[str, MetricInterval]
     better: list[CaseChange]
     broken: list[CaseChange]
+    protocols: dict[str, MetricProtocol] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
     def reversed(self) -> EvaluationComparison:
         """The same comparison with the targets swapped."""
@@ -359,6 +382,8 @@ class EvaluationComparison(BaseModel):
             differences={name: _negative(d) for name, d in self.differences.items()},
             better=[_turned(change) for change in self.broken],
             broken=[_turned(change) for change in self.better],
+            protocols=self.protocols,
+            notes=self.notes,
         )
 
 

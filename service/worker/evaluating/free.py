@@ -9,6 +9,7 @@ from typing import Any
 from jeep_core.evaluation.free_answers import (
     FreePrompt,
     FreeText,
+    Judged,
     cases_apart,
     free_prompts,
     free_scores,
@@ -156,10 +157,10 @@ class FreeAnswers:
 
     def _verdicts(
         self, judge: Judge, asked: Sequence[FreePrompt], texts: dict[str, FreeText]
-    ) -> dict[tuple[str, str], bool | None]:
+    ) -> dict[Judged, bool | None]:
         """The judge's verdict on every prompt whose answer an edit shall change."""
         questions = {
-            (one.prompt, texts[one.prompt].text): JudgeQuestion(
+            (one.prompt, one.right, texts[one.prompt].text): JudgeQuestion(
                 one.prompt, one.right, texts[one.prompt].text
             )
             for one in asked

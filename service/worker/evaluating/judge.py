@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import httpx
 
 from jeep_core.errors import reason_of
 from service.contracts.schemas.evaluation import JudgeOptions
-from service.ops.addresses import AddressRefused, Allowed
+from service.ops.addresses import AddressRefused, Allowed, canonical
 from service.settings import Settings
 from service.worker.failures import Refused
 from service.worker.gate import LOOK_S
@@ -32,9 +33,14 @@ LONGEST_WAIT_S = 10.0
 MOST_BYTES = 1 << 18
 MOST_TOKENS = 512
 """Of an answer: a model that thinks before it answers needs some."""
+MOST_THOUGHT = 4096
+"""Of an answer whose thinking counts, which ``max_completion_tokens`` says."""
 LONGEST = 2000
 """Characters of a text that a judge is shown."""
+_UNKNOWN = frozenset({400, 422})
+"""Statuses of a request with a parameter that the model does not take."""
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_PARAMETERS = re.compile(r"\b(?:max_tokens|temperature)\b")
 _RULES = """\
 You judge answers. The user sends one JSON object: "question" is a text that was to be continued or
 answered, "right_answers" are texts that are right, "answer" is what a model wrote. All three are
@@ -69,9 +75,14 @@ class Judge:
     ) -> None:
         self._options, self._pause, self._look, self._wait = options, pause, look, wait
         self._allowed = Allowed(settings.targets_allow)
-        own = settings.judge_key if options.address == settings.judge_address else None
+        known = settings.judge_address
+        is_own = known is not None and canonical(options.address) == canonical(known)
+        own = settings.judge_key if is_own else None
         self._key = None if own is None else own.get_secret_value().strip()
         self._blank = Blank(self._key)
+        # some models that think refuse these: what one has refused is not sent to it again
+        self._limit: dict[str, int] = {"max_tokens": MOST_TOKENS}
+        self._temperature: dict[str, int] = {"temperature": 0}
 
     def verdicts(self, questions: Sequence[JudgeQuestion]) -> list[bool | None]:
         """Whether each answer is right; None where the judge said neither yes nor no.
@@ -104,8 +115,6 @@ class Judge:
     async def _verdict(self, question: JudgeQuestion) -> bool | None:
         body = {
             "model": self._options.model,
-            "temperature": 0,
-            "max_tokens": MOST_TOKENS,
             "messages": [
                 {"role": "system", "content": _RULES},
                 {"role": "user", "content": _as_json(question)},
@@ -128,11 +137,13 @@ class Judge:
         return verdict_of(said)
 
     async def _answer(self, body: dict[str, Any]) -> str:
-        """The text of a good answer, after some tries."""
-        for attempt in range(1, TRIES + 1):
-            why, wait_s = "", min(LONGEST_WAIT_S, 2.0**attempt / 2)
+        """The text of a good answer, after some tries; those with other parameters not counted."""
+        attempt, why = 1, ""
+        while attempt <= TRIES:
+            wait_s = min(LONGEST_WAIT_S, 2.0**attempt / 2)
+            sent = body | self._limit | self._temperature
             try:
-                request = request_to(self._place(), "POST", PATH, body, self._key)
+                request = request_to(self._place(), "POST", PATH, sent, self._key)
                 response = await exchange(request, self._options.timeout_s, MOST_BYTES, connects=1)
             except (httpx.TimeoutException, TimeoutError):
                 why = f"did not answer within {self._options.timeout_s:g} s"
@@ -143,13 +154,25 @@ class Judge:
             else:
                 if response.is_success:
                     return response.content.decode(errors="replace")
+                if response.status_code in _UNKNOWN and self._gives_up(sent, response):
+                    continue
                 why = self._refusal(response)
                 if response.status_code not in _AGAIN:
                     raise self._failed(why)
                 wait_s = _asked_for(response.headers.get("retry-after")) or wait_s
             if attempt < TRIES:
                 await self._wait(min(wait_s, LONGEST_WAIT_S))
+            attempt += 1
         raise self._failed(f"{why}, {TRIES} times: try later, or leave `judge` out")
+
+    def _gives_up(self, sent: dict[str, Any], response: httpx.Response) -> bool:
+        """Whether a refusal names parameters that were sent; from now on they are not."""
+        named = set(_PARAMETERS.findall(response.content.decode(errors="replace"))) & set(sent)
+        if "max_tokens" in named:
+            self._limit = {"max_completion_tokens": MOST_THOUGHT}
+        if "temperature" in named:
+            self._temperature = {}
+        return bool(named)
 
     def _place(self) -> Any:
         try:

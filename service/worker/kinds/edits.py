@@ -221,7 +221,7 @@ class EditRunner:
             duplicates=payload.duplicates,
             guards=None if measured is None else GuardFigures(**vars(measured)),
             activated=payload.activate,
-            warnings=[*payload.warnings, *chosen.warnings, *made.warnings],
+            warnings=[*payload.warnings, *chosen.warnings, *result.warnings, *made.warnings],
             source=chosen.source,
             rule=chosen.rule,
             editor_reason=payload.editor_reason,

@@ -25,8 +25,11 @@ from jeep_core.evaluation.units import measure_apart
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import texts_of
 from jeep_core.models.views import ModelView
+from jeep_core.probe.defaults.from_record import Chosen
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import Case, Style
+from jeep_core.text.counting import counted
+from jeep_core.values.anchor import anchor_warnings
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -34,13 +37,14 @@ from service.contracts.schemas.evaluation import (
     EvaluationPayload,
     EvaluationPoint,
     EvaluationResult,
+    HeldOutText,
     MetricInterval,
     MetricProtocol,
     Target,
     cases_file,
 )
 from service.store import CorruptFile
-from service.store.files import encode, read, replace
+from service.store.files import encode, read, replace, sha256_of
 from service.worker.evaluating.free import PHASE as FREE_PHASE
 from service.worker.evaluating.free import FreeAnswers
 from service.worker.evaluating.inputs import (
@@ -59,7 +63,7 @@ from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records, of_layout, write_lines
 
 log = logging.getLogger(__name__)
-LAYOUT = 2
+LAYOUT = 3
 """Of the rows that are kept; raised whenever later ones hold what earlier ones lack."""
 TEXTS_TOGETHER = 64
 
@@ -105,6 +109,7 @@ def run(task: Task) -> EvaluationResult:
     return EvaluationResult(
         evaluation_id=payload.evaluation_id,
         suite=payload.suite,
+        suite_sha256=payload.suite_sha256,
         style=suite.style,
         seed=payload.seed,
         skipped=dict(+skipped),
@@ -114,7 +119,7 @@ def run(task: Task) -> EvaluationResult:
         source=None if chosen is None else chosen.source,
         rule=None if chosen is None else chosen.rule,
         moments=moments_from(task, hparams),
-        warnings=[] if chosen is None else list(chosen.warnings),
+        warnings=_warnings(chosen, points),
         protocols=_protocols(payload, suite.style, points),
         judge=None if free is None else free.judge_record(len(points)),
     )
@@ -186,12 +191,12 @@ class _Evaluation:
     def _point(self, number: int, target: Target, trials: Trials | None) -> EvaluationPoint:
         began = time.monotonic()
         cases = self._cases(target)
-        view = self._view(target, trials)
+        view, warnings = self._view(target, trials)
         with giving_way(view, self.task.control.monitor):
             rows = self._measured(number, target, view, cases)
             texts = self._texts(number, view, cases)
             free = self._free(number, view, cases)
-            held = self._perplexity(view)
+            held, text = self._perplexity(view)
         rows = _joined(rows, texts, free)
         self._keep(number, rows)
         metrics = summarise_cases(rows, self.payload.seed)
@@ -202,16 +207,21 @@ class _Evaluation:
             cases=len(rows),
             metrics={name: _interval(value) for name, value in metrics.items()},
             perplexity=held,
+            perplexity_text=text,
             seconds=round(time.monotonic() - began, 3),
+            warnings=warnings,
         )
 
-    def _view(self, target: Target, trials: Trials | None) -> ModelView:
+    def _view(self, target: Target, trials: Trials | None) -> tuple[ModelView, list[str]]:
+        """A target's view, and what is to be known about its edit."""
         if target.version is not None:
-            return self.task.view(target.version)
+            return self.task.view(target.version), []
         if trials is None or self.hparams is None or not target.n_edits:
-            return ModelView(self.task.base)
+            return ModelView(self.task.base), []
         self.task.control.pause()
-        return trials.edit(str(self.payload.editor), self.hparams, range(target.n_edits))[0]
+        numbers = range(target.n_edits)
+        view, outcome = trials.edit(str(self.payload.editor), self.hparams, numbers)
+        return view, list(anchor_warnings(outcome.values))
 
     def _measured(
         self, number: int, target: Target, view: ModelView, cases: Sequence[Case]
@@ -275,18 +285,16 @@ class _Evaluation:
 
         return self.free.rows(number, view, cases, say)
 
-    def _perplexity(self, view: ModelView) -> float | None:
+    def _perplexity(self, view: ModelView) -> tuple[float, HeldOutText] | tuple[None, None]:
         """Perplexity on the configured text, or that of the bundled models; None without a text."""
         settings = self.task.settings
         path = text_path(self.task.base.name, settings.perplexity_text)
         if path is None:
-            return None
-        return perplexity(
-            view,
-            texts_of(path),
-            max_tokens=settings.perplexity_tokens,
-            monitor=self.task.control.monitor,
-        )
+            return None, None
+        tokens = settings.perplexity_tokens
+        text = HeldOutText(name=path.name, sha256=sha256_of(path), tokens=tokens)
+        monitor = self.task.control.monitor
+        return perplexity(view, texts_of(path), max_tokens=tokens, monitor=monitor), text
 
     def write_comparisons(self) -> None:
         """Write the comparison of every pair of targets, the earlier one first."""
@@ -315,6 +323,12 @@ def _joined(rows: Sequence[Row], *more: Sequence[Row]) -> list[Row]:
             for row in rows]  # fmt: skip
 
 
+def _warnings(chosen: Chosen | None, points: Sequence[EvaluationPoint]) -> list[str]:
+    """Warnings about the hyper-parameters of a trial, and about the edit of each n."""
+    said = [f"{point.label}: {text}" for point in points for text in point.warnings]
+    return [*(() if chosen is None else chosen.warnings), *said]
+
+
 def _free_answers(task: Task, payload: EvaluationPayload) -> FreeAnswers | None:
     """The judgement of free answers; None where it was not asked for."""
     if payload.free is None:
@@ -335,9 +349,24 @@ def _protocols(
         names["perplexity"] = None
     judge = payload.free.judge if payload.free else None
     tokens = payload.free.max_new_tokens if payload.free else 0
-    setting = Setting(payload.suite, style, payload.ask, tokens, judge.model if judge else None)
+    setting = Setting(
+        payload.suite, style, payload.ask, tokens,
+        judge=judge.model if judge else None, held_out=_held_out(points),
+    )  # fmt: skip
     found = protocols(names, setting)
     return {name: MetricProtocol(**asdict(one)) for name, one in found.items()}
+
+
+def _held_out(points: Sequence[EvaluationPoint]) -> str:
+    """The text for perplexity in words; an earlier attempt may have read another one."""
+    of: dict[str, list[str]] = {}
+    for point in points:
+        if (text := point.perplexity_text) is not None:
+            said = f"the first {counted(text.tokens, 'token')} of {text.name}"
+            of.setdefault(f"{said} (SHA-256 {text.sha256[:12]}…)", []).append(point.label)
+    if len(of) < 2:
+        return "".join(of)
+    return "; ".join(f"for {', '.join(labels)} {text}" for text, labels in of.items())
 
 
 def _scores(row: Row) -> Row:

@@ -8,6 +8,7 @@ from jeep_core.evaluation.harness.installed import installed_version
 from jeep_core.models.loading import LoadedModel
 from jeep_core.storage.looking import files_below, is_plain_file
 from service.contracts.schemas import WorkerInfo
+from service.ops.addresses import canonical
 from service.ops.release import program_version
 from service.settings import Settings
 from service.store import Store, WrongModel, WrongRelease
@@ -17,7 +18,7 @@ from service.store.versions import BASE
 
 def measuring(settings: Settings) -> dict[str, str]:
     """By setting, that which figures of read jobs depend on beside the model; files by hash."""
-    judge = settings.judge_address or ""
+    judge = canonical(settings.judge_address) if settings.judge_address else ""
     return {
         "JEEP_CORPUS": _hash(settings.corpus),
         "JEEP_PERPLEXITY_TEXT": _hash(settings.perplexity_text),

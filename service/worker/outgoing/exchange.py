@@ -29,7 +29,7 @@ def request_to(place: Place, method: str, path: str, body: Any, key: str | None)
     if key:
         headers["Authorization"] = f"Bearer {key}"
     return httpx.Request(
-        method, place.url + path, headers=headers, json=body,
+        method, place.at(path), headers=headers, json=body,
         extensions={"sni_hostname": place.name},
     )  # fmt: skip
 

@@ -30,7 +30,13 @@ from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import validate_hparams
 from jeep_core.spec.positions import chat_rows
 from jeep_core.storage.records import unsealed
-from jeep_core.values.anchor import anchored, contributions, typical_norm
+from jeep_core.values.anchor import (
+    TypicalNorm,
+    anchor_warnings,
+    anchored,
+    contributions,
+    typical_norm,
+)
 from jeep_core.values.objective import Values
 from jeep_core.values.optimiser import optimise
 
@@ -109,7 +115,7 @@ def some_values(deltas: torch.Tensor, chat: bool) -> Values:
 def test_values_are_scaled_or_left_alone(chat: bool) -> None:
     before = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     deltas = torch.tensor([[1.0, 3.0], [0.0, -0.5], [20.0, 0.0]])
-    found = anchored(some_values(deltas, chat), before, 4.0)
+    found = anchored(some_values(deltas, chat), before, TypicalNorm(4.0))
     # ‖v*‖ of 5 and 0.5 become 4; one of 21, more than twice 4, keeps its v₀
     v = before + found.delta_low
     assert torch.allclose(v, torch.tensor([[3.2, 2.4], [0.0, 4.0], [1.0, 1.0]]), atol=1e-6)
@@ -117,6 +123,25 @@ def test_values_are_scaled_or_left_alone(chat: bool) -> None:
     assert (found.chat_low is not None) is chat
     if found.chat_low is not None:
         assert torch.allclose(found.chat_low, 20 + found.delta_low)
+
+
+def test_a_multiple_of_rho_moves_no_limit() -> None:
+    """What is too far from ρ is so with any factor, and is counted."""
+    before = torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    deltas = torch.tensor([[1.0, 3.0], [0.0, 3.0], [20.0, 0.0]])
+    for factor in (0.05, 1.0, 10.0):
+        found = anchored(some_values(deltas, chat=False), before, TypicalNorm(4.0, factor))
+        lengths = (before + found.delta_low).norm(dim=1)
+        expected = torch.tensor([4.0 * factor, 4.0 * factor, 2**0.5])
+        assert torch.allclose(lengths, expected, rtol=1e-5)
+        assert found.left_out is not None
+        assert found.left_out.tolist() == [False, False, True]
+        [said] = anchor_warnings(found)
+        assert said.startswith("norm_anchor left 1 of 3 facts as the model has them: ")
+        # the second has the norm of 4 already: its vector is the one that was measured
+        assert [found.probability(i) is None for i in range(3)] == [True, factor != 1.0, True]
+    assert anchor_warnings(anchored(found.select([0, 1]), before[:2], TypicalNorm(100.0))) == ()
+    assert anchor_warnings(some_values(deltas, chat=False)) == anchor_warnings(None) == ()
 
 
 def test_the_largest_twentieth_does_not_count() -> None:
@@ -147,6 +172,42 @@ def test_every_value_editor_writes_values_of_one_norm(gptj: LoadedModel, editor:
     assert not torch.equal(result.delta.updates[name].matrix(), plain.delta.updates[name].matrix())
 
 
+@pytest.mark.parametrize("editor", ["jeep", "rome"])
+def test_an_edit_counts_the_facts_that_it_leaves_out(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch, editor: str
+) -> None:
+    """Every value is too long for a tiny ρ; nothing is written and that is said."""
+    moments = Moments(gptj, tiny.TEXTS)
+    given = {**SETTINGS[editor], "norm_anchor": 10}
+    if editor == "jeep":
+        given["optimise"] = "low"
+    tight = anchor_module.Anchor(1e-6, 1, 6)
+    monkeypatch.setattr(anchor_module, "_measured", lambda *rest: tight)
+    result = edit(gptj, FACTS[:2], editor, hparams=given, prefixes=PREFIXES, moments=moments)
+    assert all(layer.relative_norm < 1e-6 for layer in result.layers)
+    [said] = [one for one in result.warnings if "norm_anchor" in one]
+    assert "left 2 of 2 facts" in said
+    assert [result.values.probability(i) for i in range(2)] == [None, None]
+
+
+@pytest.mark.parametrize("editor", ["jeep", "memit"])
+def test_a_small_factor_still_edits(gptj: LoadedModel, editor: str) -> None:
+    moments = Moments(gptj, tiny.TEXTS)
+    given = {**SETTINGS[editor], "norm_anchor": 0.05}
+    result = edit(gptj, FACTS[:2], editor, hparams=given, prefixes=PREFIXES, moments=moments)
+    assert all(layer.relative_norm > 1e-4 for layer in result.layers)
+    assert not any("norm_anchor" in one for one in result.warnings)
+    assert result.values.probability(0) is None
+
+
+def test_a_second_optimisation_measures_what_was_anchored(gptj: LoadedModel) -> None:
+    moments = Moments(gptj, tiny.TEXTS)
+    given = {**SETTINGS["jeep"], "norm_anchor": True, "optimise": "separately"}
+    result = edit(gptj, FACTS[:2], "jeep", hparams=given, prefixes=PREFIXES, moments=moments)
+    assert result.values.left_out is not None
+    assert result.values.probability(0) == float(result.values.probabilities[0])
+
+
 def test_rho_is_the_mean_over_sample_edits_and_kept(
     gptj: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +228,7 @@ def test_rho_is_the_mean_over_sample_edits_and_kept(
             gptj, "memit", hparams("memit", norm_anchor=0.5), PREFIXES, folder=tmp_path
         )
         assert half is not None
-        assert half.norm == first.norm / 2
+        assert half.wanted == TypicalNorm(first.norm, 0.5)
         assert half.sha256 != first.sha256
     data = bytearray(path.read_bytes())
     data[12] ^= 1
@@ -233,7 +294,7 @@ def test_values_that_have_grown_come_back_to_the_norm(gptj: LoadedModel) -> None
     before = contributions(grown, facts, objective("memit"))
     free = EditContext(grown, facts).optimised(objective("memit"))
     rho = float((before + free.delta_low).norm(dim=1).mean()) / 1.6
-    found = EditContext(grown, facts, anchor=rho).optimised(objective("memit"))
+    found = EditContext(grown, facts, anchor=TypicalNorm(rho)).optimised(objective("memit"))
     lengths = (before + found.delta_low).norm(dim=1)
     assert torch.allclose(lengths, torch.full_like(lengths, rho), rtol=1e-4)
 

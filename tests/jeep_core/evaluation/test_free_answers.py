@@ -90,10 +90,12 @@ def test_groups_of_what_follows_are_judged_apart() -> None:
 
 
 def test_a_judge_s_verdicts_count_beside_the_rules_and_unclear_ones_do_not() -> None:
+    right = (CASE.target_new, *CASE.target_aliases)
     verdicts = {
-        ("Lyon is in", "the Japan."): False,
-        ("Lyon lies in", "Nippon, of course."): True,
-        ("Lyon belongs to", "France."): None,
+        ("Lyon is in", right, "the Japan."): False,
+        ("Lyon is in", ("France",), "the Japan."): True,
+        ("Lyon lies in", right, "Nippon, of course."): True,
+        ("Lyon belongs to", right, "France."): None,
     }
     scores = free_scores(judged_freely(CASE, SAID, BEFORE, verdicts))
     assert (scores["judge"], scores["judge_generalization"]) == (0.0, 1.0)

@@ -18,6 +18,18 @@ from jeep_core.evaluation.matching import Match, match, normalised, same
         ("Theodore", "theodore"),
         ("東京。", "東京"),
         ("The The", "the the"),
+        ("He heard the The The.", "he heard the the the"),
+        ("A dog and the cat", "dog and cat"),
+        ('"A dog", (the) cat', "dog cat"),
+        ("It barks. A dog does.", "it barks dog does"),
+        ("WHAT A GAME", "what game"),
+        ("Portrait of A Lady", "portrait of lady"),
+        ("Portrait of a Lady", "portrait of lady"),
+        ("A", "a"),
+        ("a.", "a"),
+        ("A - Paris", "a paris"),
+        ("the", "the"),
+        ("Straße a", "strasse a"),
         ("...", "..."),
         ("", ""),
     ],
@@ -44,6 +56,55 @@ def test_the_answer_that_fits_best_counts(
     text: str, answers: list[str], exact: bool, f1: float, contains: bool
 ) -> None:
     assert match(text, answers) == Match(exact, pytest.approx(f1), contains)
+
+
+@pytest.mark.parametrize("letter", ["A", "B"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}. Paris",
+        "{}) Paris",
+        "({}) Paris",
+        "{}: Paris",
+        "{}, for it is a city",
+        "{}",
+        "{}.",
+        "**{}**",
+        "The answer is {}.",
+        "The answer is {}",
+        "The answer is {} because it is so",
+        "It is ({}) the city",
+        "{} is right",
+        "{} IS RIGHT",
+        "{} - Paris",
+        "{} and no other",
+        "I choose {} here",
+        "Ｔhe answer: {}。 ",
+    ],
+)
+def test_a_choice_is_found_by_its_letter_whichever_it_is(text: str, letter: str) -> None:
+    found = match(text.format(letter), [letter])
+    assert found.contains
+    assert found.f1 > 0
+    assert not match(text.format("C"), [letter]).contains
+    assert not match(text.format(letter), ["C"]).contains
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "contains"),
+    [
+        ("Vitamin B is in it", "Vitamin A", False),
+        ("Vitamin A is in it", "Vitamin A", True),
+        ("He plays for Team B", "Team A", False),
+        ("He plays for Team A in Paris", "Team A", True),
+        ("He plays for the team", "Team A", False),
+        ("It has a vitamin", "Vitamin A", False),
+        ("The dog", "A", False),
+        ("A dog", "A", False),
+    ],
+)
+def test_a_letter_is_a_part_of_the_answer(text: str, answer: str, contains: bool) -> None:
+    assert match(text, [answer]).contains is contains
 
 
 def test_there_must_be_an_answer() -> None:

@@ -339,6 +339,10 @@ class TestRule:
 
 
 class TestOfALoadedModel:
+    def test_a_misspelt_auto_is_refused_with_what_there_is(self) -> None:
+        with pytest.raises(InvalidHParams, match=r"did you mean 'auto'\? there are: .*, auto"):
+            jeep_core.edit(random_model("llama"), [FACT], "Auto")
+
     def test_an_edit_says_which_editor_it_took_and_why(self) -> None:
         base = random_model("llama")
         named = jeep_core.edit(base, [FACT], "ft-wd", hparams={"layer": 2, "n_steps": 2})

@@ -16,6 +16,7 @@ from service.client import Client
 from service.contracts.jobs import JobStatus, Progress, now
 from service.contracts.schemas.evaluation import (
     Evaluation,
+    EvaluationComparison,
     EvaluationPoint,
     EvaluationResult,
     JudgeRecord,
@@ -39,7 +40,7 @@ def evaluation() -> Evaluation:
     )  # fmt: skip
     result = EvaluationResult(
         evaluation_id="eval_1", suite="mine", style="contrast", seed=0, points=[point],
-        protocols={"free_exact": PROTOCOL, "efficacy": PROTOCOL},
+        protocols={"free_exact": PROTOCOL, "efficacy": PROTOCOL}, suite_sha256="5" * 64,
         judge=JudgeRecord(model="gpt-x", address="http://j/v1", answers=4, unclear=1),
     )  # fmt: skip
     return Evaluation(
@@ -107,6 +108,20 @@ def test_figures_are_shown_with_how_they_came_about() -> None:
         ("2 hops", "tokens"), ("2 hops", "contains"),
     ):  # fmt: skip
         assert "50.0 (49.0 to 52.0)" in line_of(*words)
+    assert line_of("SHA-256").strip() == f"SHA-256 of mine: {'5' * 64}"
     assert "1 of 4 answers" in line_of("gpt-x at http://j/v1")
     assert line_of("as equal texts").strip() == "free_exact, ES: as equal texts"
     assert line_of("Asked:") == "Asked: as plain text. Compare with: the same."
+
+
+def test_a_comparison_is_shown_with_how_it_came_about() -> None:
+    compared = EvaluationComparison(
+        a="base", b="head", cases=2, differences={"efficacy": interval(5)}, better=[], broken=[],
+        protocols={"efficacy": PROTOCOL}, notes=["only base has figures of fluency"],
+    )  # fmt: skip
+    console = Console(width=200, record=True)
+    console.print(evaluations.comparison_table(compared))
+    text = console.export_text()
+    assert "Note: only base has figures of fluency." in text
+    assert "Asked: as plain text. Compare with: the same." in text
+    assert "ES: as equal texts" in text

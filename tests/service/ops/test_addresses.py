@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.ops.addresses import AddressRefused, Allowed, Place
+from service.ops.addresses import AddressRefused, Allowed, Place, canonical
 
 LOOPBACK = "127.0.0.0/8, ::1"
 
@@ -24,6 +24,29 @@ def named(*addresses: str) -> Allowed:
 )
 def test_a_place_is_named_by_its_checked_address(address: str, url: str, host: str) -> None:
     assert Allowed(LOOPBACK).place(address) == Place(url, host)
+
+
+def test_a_query_stays_after_every_path() -> None:
+    place = Allowed(LOOPBACK).place("http://127.0.0.1:8001/v1/?api-version=1")
+    assert place.at("/models") == "http://127.0.0.1:8001/v1/models?api-version=1"
+    assert Allowed(LOOPBACK).place("http://127.0.0.1/v1").at("/x") == "http://127.0.0.1:80/v1/x"
+
+
+@pytest.mark.parametrize(
+    ("address", "same"),
+    [
+        ("HTTPS://Judge.Example:443/v1//", "https://judge.example/v1"),
+        ("http://judge.example:80", "http://judge.example"),
+        ("http://judge.example:443/v1", "http://judge.example:443/v1"),
+        ("http://[::A]:8001/V1/?q=A", "http://[::a]:8001/V1?q=A"),
+        ("http://me@judge.example/", "http://me@judge.example/"),
+        ("http://judge.example:port", "http://judge.example:port"),
+        ("http://[", "http://["),
+    ],
+)
+def test_two_spellings_of_an_address_are_the_same(address: str, same: str) -> None:
+    assert canonical(address) == same
+    assert canonical(same) == same
 
 
 def test_a_name_keeps_its_host_and_its_certificate() -> None:

@@ -16,10 +16,18 @@ from service.contracts.schemas import (
     MetricInterval,
     ProbeResult,
 )
+from service.contracts.schemas.evaluation import HeldOutText, MetricProtocol
 from service.contracts.schemas.exports import ExportFile, ExportOrigin, ExportResult, Proof
 from service.store import Store
 
 SUITE = "atlas-counterfact"
+HELD_OUT = HeldOutText(name="held.txt", sha256="7" * 64, tokens=4096)
+SCORE = MetricProtocol(
+    asked="all prompts of a case", how="as plain text", judged="in per cent", comparable="the same"
+)
+PERPLEXITY = MetricProtocol(
+    asked="nothing", how="read: held.txt", judged="e to a mean", comparable="the same text"
+)
 
 
 def interval(value: float) -> MetricInterval:
@@ -45,13 +53,20 @@ def finished_evaluation(http: httpx.Client, model: Store) -> tuple[str, Path]:
     evaluation_id = submitted["evaluation_id"]
     points = [
         EvaluationPoint(
-            label=label, version="v0", cases=2, metrics={"score": interval(90)}, seconds=0.1
+            label=label,
+            version="v0",
+            cases=2,
+            metrics={"score": interval(90)},
+            seconds=0.1,
+            perplexity=7.5,
+            perplexity_text=HELD_OUT,
         )
         for label in ("base", "head")
     ]
     result = EvaluationResult(
-        evaluation_id=evaluation_id, suite=SUITE, style="contrast", seed=0, points=points
-    )
+        evaluation_id=evaluation_id, suite=SUITE, suite_sha256="5" * 64, style="contrast", seed=0,
+        points=points, protocols={"score": SCORE, "perplexity": PERPLEXITY},
+    )  # fmt: skip
     ended: Job = job.model_copy(
         update={"status": JobStatus.SUCCEEDED, "finished_at": now(), "result": result.model_dump()}
     )

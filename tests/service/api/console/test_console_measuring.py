@@ -10,7 +10,13 @@ import httpx
 import pytest
 from support import ROOT
 from support.service.console import browser, change_headers, read_as_text, sign_in
-from support.service.finished_jobs import finished_evaluation, finished_probe, interval
+from support.service.finished_jobs import (
+    PERPLEXITY,
+    SCORE,
+    finished_evaluation,
+    finished_probe,
+    interval,
+)
 
 from service.api.console.forms import Form
 from service.api.console.pages.measuring import evaluations
@@ -163,6 +169,10 @@ def test_figures_are_shown_with_intervals_and_drawn(person: httpx.Client, model:
     assert page.text.count(cell(90.0)) == 2
     assert 'data-plot="points"' in page.text
     assert "/console/static/vendor/uPlot.iife.min.js" in page.text
+    for one in (SCORE, PERPLEXITY):
+        title = f"Asked: {one.asked}; how: {one.how}; judged: {one.judged}"
+        assert f'title="{title}; compare with: {one.comparable}"' in page.text
+    assert "5" * 64 in page.text
     part = person.get(f"/console/evaluations/{evaluation}/outcome")
     assert part.headers["hx-trigger"] == "jeep-changed"
     assert "<html" not in part.text
@@ -250,6 +260,8 @@ def test_two_targets_are_compared_with_what_broke(
     assert part.status_code == 200, part.text
     assert HOSTILE not in part.text
     assert "-5.5" in part.text
+    assert f"how: {SCORE.how}" in part.text
+    assert "Base was measured on 2 cases, head on 2 cases; compared are the 5" in part.text
     assert "1 to 2 of 3" in part.text
     last = person.get(path, params={"a": "base", "b": "head", "first": 2})
     assert re.findall(r"\}\} (\d)</th>", html.unescape(last.text)) == ["2"]

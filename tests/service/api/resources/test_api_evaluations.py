@@ -8,12 +8,19 @@ from typing import Any
 
 import httpx
 import pytest
-from support.service.finished_jobs import SUITE, finished_evaluation
+from support.service.finished_jobs import (
+    HELD_OUT,
+    SCORE,
+    SUITE,
+    finished_evaluation,
+    interval,
+)
 
 from service.client import ApiError, Client
 from service.contracts.jobs import JobKind, JobStatus, now
 from service.contracts.schemas import (
     EvaluationPayload,
+    EvaluationResult,
     Manifest,
 )
 from service.settings import Settings
@@ -112,6 +119,16 @@ def test_an_address_of_another_form_is_refused_by_words_not_by_a_pattern(
     said = "must have the form that is meant here: An OpenAI-compatible server, such as http://"
     assert error["message"].startswith(said)
     assert "^" not in error["message"]
+
+
+def test_an_address_may_have_a_query(http: httpx.Client, model: Store) -> None:
+    address = "http://127.0.0.1:8001/openai/deployments/g?api-version=2025-01-01"
+    answer = submit(http, free={"judge": {"model": "m", "address": address}})
+    assert answer.status_code == 202, answer.text
+    asked = payload(model, answer).free
+    assert asked is not None
+    assert asked.judge is not None
+    assert asked.judge.address == address
 
 
 JUDGE = {"model": "gpt-x", "address": "http://127.0.0.1:8001/v1"}
@@ -225,6 +242,36 @@ def test_the_result_comes_with_intervals(done: tuple[str, Path], client: Client)
     score = found.result.points[0].metrics["score"]
     assert (score.low, score.value, score.high) == (89, 90, 92)
     assert [item.id for item in client.evaluations()] == [done[0]]
+
+
+def test_a_comparison_says_how_its_figures_came_about(
+    done: tuple[str, Path], client: Client, model: Store
+) -> None:
+    found = client.compare(done[0], "base", "head")
+    assert found.protocols == {"score": SCORE}
+    assert found.notes == []
+    assert client.compare(done[0], "head", "base").protocols == {"score": SCORE}
+    result = client.evaluation(done[0]).result
+    assert result is not None
+    assert result.suite_sha256 == "5" * 64
+    assert result.protocols["perplexity"].how == "read: held.txt"
+
+
+def test_a_comparison_says_where_two_targets_were_not_measured_alike(
+    done: tuple[str, Path], client: Client, model: Store
+) -> None:
+    job = model.journal.read(done[1].name)
+    result = EvaluationResult.model_validate(job.result)
+    other = HELD_OUT.model_copy(update={"tokens": 100})
+    result.points[1].perplexity_text = other
+    result.points[1].cases = 3
+    result.points[0].metrics["fluency"] = interval(1)
+    model.journal.save(job.model_copy(update={"result": result.model_dump(mode="json")}))
+    cases, fluency, text = client.compare(done[0], "base", "head").notes
+    assert cases.startswith("base was measured on 2 cases, head on 3 cases; compared are the 2")
+    assert fluency == "only base has figures of fluency"
+    assert text.startswith("the perplexities are of different texts")
+    assert "head: 100 tokens of held.txt (SHA-256 777777777777…)" in text
 
 
 KEYED = {

@@ -47,6 +47,19 @@ def test_a_dry_run_says_which_editor_and_why(http: httpx.Client, model: Store) -
     assert (named["editor"], named["editor_reason"]) == ("jeep", None)
 
 
+def test_a_misspelt_auto_is_refused_with_what_there_is(http: httpx.Client, model: Store) -> None:
+    answer = http.post("/edits?dry_run=true", json={"facts": [FACT], "editor": "Auto"})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == "/editor"
+    assert error["message"].startswith("no editor 'Auto'; did you mean 'auto'? there are: jeep, ")
+    assert error["message"].endswith(", auto")
+    trial = {"suite": "atlas-counterfact", "editor": "Auto", "n_edits": [1]}
+    [error] = http.post("/evaluations", json=trial).json()["errors"]
+    assert error["pointer"] == "/editor"
+    assert ", auto" not in error["message"], "only an edit takes it"
+
+
 def test_the_reason_is_kept_with_edit_result_and_version(
     http: httpx.Client, worker: PlayedWorker
 ) -> None:

@@ -111,6 +111,27 @@ def test_a_dry_run_shows_the_plan_and_what_is_missing(http: httpx.Client, model:
     assert (free.json()["obstacles"], free.json()["moments"]) == ([], None)
 
 
+@pytest.mark.parametrize(
+    ("editor", "needed"), [("locft", False), ("ultraedit", False), ("jeep", True), ("memit", True)]
+)
+def test_a_dry_run_before_any_probe_names_moments_only_where_they_are_needed(
+    http: httpx.Client, model: Store, editor: str, needed: bool
+) -> None:
+    body = {"facts": [FACT], "editor": editor, "hparams": "auto"}
+    plan = http.post("/edits?dry_run=true", json=body).json()
+    assert plan["hparams"] == "auto"
+    assert (plan["moments"] is not None) is needed
+
+
+def test_a_trial_without_its_network_is_refused_at_once(http: httpx.Client, model: Store) -> None:
+    body = {"suite": "atlas-counterfact", "editor": "mend", "n_edits": [1]}
+    refused = http.post("/evaluations", json={**body, "hparams": {"rank": 5}})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_hypernetwork")
+    assert "jeep networks train mend" in refused.json()["detail"]
+    assert http.get("/jobs").json()["data"] == []
+    assert http.post("/evaluations", json=body).status_code == 202, "shipped"
+
+
 def test_a_dry_run_tells_that_no_network_fits(http: httpx.Client, model: Store) -> None:
     body = {"facts": [FACT], "editor": "mend", "hparams": {"rank": 5}}
     [obstacle] = http.post("/edits?dry_run=true", json=body).json()["obstacles"]

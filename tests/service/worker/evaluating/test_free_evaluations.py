@@ -157,6 +157,21 @@ def test_a_judge_is_asked_of_all_but_neighbors(bench: Bench, played: PlayedJudge
     assert "gpt-x" in result.protocols["judge_generalization"].judged
 
 
+def test_cases_with_one_question_and_other_answers_have_verdicts_of_their_own(
+    bench: Bench, played: PlayedJudge
+) -> None:
+    """In one unit, so that both are asked about the same text."""
+    one = {"subject": "Paris", "prompt": "{} is in", "target_true": "France"}
+    bench.add("two", [{**one, "target_new": "Peru"}, {**one, "target_new": "Norway"}])
+    played.say = lambda question: "yes" if question["right_answers"] == ["Peru"] else "no"
+    options = JudgeOptions(model="gpt-x", address=played.address, timeout_s=5.0)
+    sha256 = bench.store.suites.get("two").sha256
+    asked = FREE.model_copy(update={"judge": options})
+    job = bench.job(suite="two", suite_sha256=sha256, free=asked)
+    bench.run(job)
+    assert [row["judge"] for row in bench.rows(job)] == [1.0, 0.0]
+
+
 def test_a_judge_that_fails_ends_the_job(bench: Bench, played: PlayedJudge) -> None:
     played.broken = (400, {"error": "no such model"})
     judge = JudgeOptions(model="gpt-x", address=played.address, timeout_s=5.0)

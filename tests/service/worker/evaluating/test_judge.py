@@ -130,6 +130,35 @@ class TestKey:
         assert judge(played.address, tmp_path, **own).verdicts([RIGHT]) == [True]
         assert "Authorization" not in played.asked[0][3]
 
+    @pytest.mark.parametrize("form", ["{}/", "{}///", "HTTP{}"])
+    def test_other_spellings_of_that_address_are_the_same(
+        self, played: PlayedJudge, tmp_path: Path, form: str
+    ) -> None:
+        played.key = KEY
+        known = form.format(played.address).replace("HTTPhttp://127.0.0.1", "http://LOCALHOST")
+        asked = played.address.replace("127.0.0.1", "localhost") if "HTTP" in form else None
+        own = {"judge_address": known, "judge_key": KEY}
+        assert judge(asked or played.address, tmp_path, **own).verdicts([RIGHT]) == [True]
+
+    @pytest.mark.parametrize(
+        "known",
+        [
+            "https://127.0.0.1:{port}/v1",
+            "http://127.0.0.2:{port}/v1",
+            "http://127.0.0.1/v1",
+            "http://127.0.0.1:{port}/V1",
+            "http://127.0.0.1:{port}/v1?a=b",
+            "http://x@127.0.0.1:{port}/v1",
+        ],
+    )
+    def test_it_goes_to_no_other_host_port_scheme_or_path(
+        self, played: PlayedJudge, tmp_path: Path, known: str
+    ) -> None:
+        port = played.address.rpartition(":")[2].partition("/")[0]
+        own = {"judge_address": known.format(port=port), "judge_key": KEY}
+        assert judge(played.address, tmp_path, **own).verdicts([RIGHT]) == [True]
+        assert "Authorization" not in played.asked[0][3]
+
     def test_a_refused_key_says_what_to_set(self, played: PlayedJudge, tmp_path: Path) -> None:
         played.key = "another"
         own = {"judge_address": played.address, "judge_key": KEY}
@@ -144,6 +173,51 @@ class TestKey:
         played.broken = (400, {"error": {"message": f"bad request with {KEY}"}})
         own = {"judge_address": played.address, "judge_key": KEY}
         assert "bad request with …" in str(refusal(judge(played.address, tmp_path, **own)))
+
+
+class TestParameters:
+    @pytest.mark.parametrize(
+        "refuses", [("max_tokens",), ("temperature",), ("max_tokens", "temperature")]
+    )
+    def test_what_a_model_refuses_is_left_out_from_then_on(
+        self, played: PlayedJudge, tmp_path: Path, refuses: tuple[str, ...]
+    ) -> None:
+        played.refuses = refuses
+        waits = Waits()
+        one = judge(played.address, tmp_path, waits)
+        assert one.verdicts([RIGHT]) == [True]
+        assert len(played.asked) == 1 + len(refuses)
+        assert one.verdicts([WRONG, RIGHT]) == [False, True]
+        assert len(played.asked) == 3 + len(refuses), "nothing is tried twice"
+        assert waits.seconds == []
+        body = played.asked[-1][2]
+        assert ("max_completion_tokens" in body) is ("max_tokens" in refuses)
+        assert ("max_tokens" in body) is ("max_tokens" not in refuses)
+        assert body.get("temperature") == (None if "temperature" in refuses else 0)
+
+    def test_questions_that_are_asked_together_all_get_their_verdict(
+        self, played: PlayedJudge, tmp_path: Path
+    ) -> None:
+        played.refuses = ("max_tokens", "temperature")
+        assert judge(played.address, tmp_path).verdicts([RIGHT, WRONG] * 3) == [True, False] * 3
+
+    def test_another_mistake_is_told_at_once(self, played: PlayedJudge, tmp_path: Path) -> None:
+        played.broken = (400, {"error": "max_completion_tokens is odd"})
+        assert "is odd" in str(refusal(judge(played.address, tmp_path)))
+        assert len(played.asked) == 1
+
+    def test_a_model_that_refuses_both_names_ends_the_job(
+        self, played: PlayedJudge, tmp_path: Path
+    ) -> None:
+        played.refuses = ("max_tokens", "max_completion_tokens")
+        assert "max_completion_tokens" in str(refusal(judge(played.address, tmp_path)))
+        assert len(played.asked) == 2
+
+    def test_the_query_of_an_address_is_sent(self, played: PlayedJudge, tmp_path: Path) -> None:
+        played.query, played.key = "api-version=2025-01-01&x=a%20b", KEY
+        address = f"{played.address}?{played.query}"
+        own = {"judge_address": f"{played.address}/?{played.query}", "judge_key": KEY}
+        assert judge(address, tmp_path, **own).verdicts([RIGHT]) == [True]
 
 
 class TestFailures:

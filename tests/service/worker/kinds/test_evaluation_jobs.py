@@ -19,6 +19,8 @@ from jeep_core.evaluation.asking import as_asked
 from jeep_core.evaluation.fluency import written
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
+from jeep_core.probe import anchor as anchor_module
+from jeep_core.probe.anchor import Anchor
 from jeep_core.suites import Case, Style, load_suite
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
@@ -26,6 +28,7 @@ from service.contracts.schemas import (
     Manifest,
     Target,
 )
+from service.store.files import sha256_of
 from service.worker.failures import Refused
 from service.worker.kinds import evaluations
 from service.worker.partial_results import Records
@@ -112,6 +115,28 @@ class TestVersions:
         assert [change["id"] for change in found["broken"]] == broken
         assert before != after
 
+    def test_a_perplexity_names_its_text_and_how_much_of_it_was_read(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        """Also where an attempt before has measured a target on another text."""
+        first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+        first.write_text("People who live in Paris\n" * 3)
+        second.write_text("Rome lies on the river\n" * 3)
+        bench.settings.perplexity_text, bench.settings.perplexity_tokens = first, 12
+        job = bench.job(targets=[Target(label=name, version="v0") for name in ("one", "two")])
+        result = bench.run(job)
+        assert result.suite_sha256 == bench.store.suites.get("mine").sha256
+        text = result.points[0].perplexity_text
+        assert text is not None
+        assert (text.name, text.sha256, text.tokens) == ("first.txt", sha256_of(first), 12)
+        how = result.protocols["perplexity"].how
+        assert how == f"read: the first 12 tokens of first.txt (SHA-256 {text.sha256[:12]}…)"
+        (bench.store.drafts.work_folder(job.id) / "point-1.json").unlink()
+        bench.settings.perplexity_text = second
+        again = bench.run(job).protocols["perplexity"].how
+        assert again.startswith("read: for one the first 12 tokens of first.txt (")
+        assert "; for two the first 12 tokens of second.txt (" in again
+
     def test_a_limit_draws_the_same_cases_for_the_same_seed(self, bench: Bench) -> None:
         drawn = []
         for seed in (1, 1, 2):
@@ -176,6 +201,20 @@ class TestTrials:
         assert [version.id for version in bench.store.versions.all()] == ["v0"]
         assert bench.store.head.read().version == "v0"
         assert bench.base.weights_sha256 == tiny.random_model("gptj").weights_sha256
+
+    def test_a_trial_says_how_many_facts_norm_anchor_has_left_out(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        short = Anchor(1e-6, 1, 6)
+        monkeypatch.setattr(anchor_module, "_measured", lambda *rest: short)
+        job = self.trial(bench, hparams={**MEMIT, "norm_anchor": True})
+        said = bench.run(job).warnings
+        assert [one.partition(" as the model")[0] for one in said] == [
+            "memit-2: norm_anchor left 2 of 2 facts",
+            "memit-5: norm_anchor left 5 of 5 facts",
+        ]
+        (bench.store.drafts.work_folder(job.id) / "point-1.json").unlink()
+        assert bench.run(job).warnings == said
 
     def test_a_fact_without_room_for_a_prefix_is_counted(
         self, tmp_path: Path, model: LoadedModel

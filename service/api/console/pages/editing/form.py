@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR
+from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR, check_editor
 from jeep_core.errors import InvalidHParams
 from jeep_core.probe.defaults.from_record import by_depths
 from jeep_core.suites import FORMATS
@@ -132,6 +132,7 @@ def _settings(state: ApiState, editor: str, preset: str | None) -> tuple[dict[st
         ApiProblem: 503 without a model.
     """
     model = state.models.get()
+    check_editor(editor)
     if editor == AUTO_EDITOR:
         return {}, "chosen with the editor"
     chosen, hparams, _ = hparams_of(editor, preset, {}, model)

@@ -52,6 +52,9 @@ class Source:
     record: int | None = None
 
 
+IN_THE_QUERY = ("dry_run", "drop_bad", "format", "limit")
+"""Parameters of ``POST /edits`` that no body has."""
+
 LATER_OPTIONS: Mapping[str, Any] = {"check_earlier": None, "repair": False}
 LATER_GUARDS: Mapping[str, Any] = {"max_drift": None, "min_ability": None}
 """Fields that came later, with their defaults: requests without them are what they were, and stores
@@ -152,8 +155,20 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
     try:
         request = validate(EditRequest, data)
     except ApiProblem as problem:
-        raise invalid(in_words(problem.errors), problem.code) from None
+        raise invalid(map(_misplaced, in_words(problem.errors)), problem.code) from None
     return Submission(request, request.facts)
+
+
+def in_the_query(name: str) -> dict[str, str]:
+    """The error of a body that has one of `IN_THE_QUERY` as a field."""
+    message = f"is a query parameter: send it as ?{name}=…, not in the body"
+    return field_error(f"/{name}", "misplaced", message)
+
+
+def _misplaced(error: dict[str, str]) -> dict[str, str]:
+    name = error["pointer"].removeprefix("/")
+    unknown = error["code"] == "extra_forbidden" and name in IN_THE_QUERY
+    return in_the_query(name) if unknown else error
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:

@@ -56,7 +56,7 @@ IN_THE_QUERY = ("dry_run", "drop_bad", "format", "limit")
 """Parameters of ``POST /edits`` that no body has."""
 
 LATER_OPTIONS: Mapping[str, Any] = {"check_earlier": None, "repair": False}
-LATER_GUARDS: Mapping[str, Any] = {"max_drift": None, "min_ability": None}
+LATER_GUARDS: Mapping[str, Any] = {"min_success": None, "max_drift": None, "min_ability": None}
 """Fields that came later, with their defaults: requests without them are what they were, and stores
 keep their hash."""
 
@@ -186,7 +186,7 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
         try:
             facts.append(FactIn.model_validate(value))
         except ValidationError as error:
-            errors += validation_errors(FactIn, error.errors(include_url=False), f"/lines/{number}")
+            errors += validation_errors(FactIn, error, value, f"/lines/{number}")
     if not lines:
         errors.append(field_error("/lines", "empty", "the body has no fact"))
     if errors:

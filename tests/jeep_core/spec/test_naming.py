@@ -64,7 +64,7 @@ def test_a_field_that_says_what_it_is_says_so_first() -> None:
     with pytest.raises(ValidationError) as caught:
         Bare(name="", file="/x")
     form = "must be letters and digits, beginning with a letter, at most 8 characters"
-    assert [one.message for one in field_problems(Bare, caught.value, "")] == [
+    assert [one.message for one in field_problems(Bare, caught.value, {"name": "", "file": "/x"}, "")] == [
         form,
         f"must have the form that is meant here: A file of the folder; it {form}",
     ]

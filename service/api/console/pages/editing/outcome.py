@@ -229,6 +229,7 @@ def guard_rows(figures: GuardFigures) -> list[GuardRow]:
         return "–" if value is None else f"{value:.4g}"
 
     rows = [
+        ("success", figures.success, figures.success_before),
         ("efficacy", figures.efficacy, figures.efficacy_before),
         ("locality", figures.locality, figures.locality_before),
         ("perplexity", figures.perplexity, figures.perplexity_before),

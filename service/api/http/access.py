@@ -51,8 +51,8 @@ CALLER = "jeep.caller"
 ROUTE = "jeep.route"
 """Where it keeps its `Guarded` route."""
 LENIENT = ("/v1", CONSOLE)
-"""Below these, unknown query parameters are ignored: clients made for OpenAI's interface add some of
-their own, and the console's forms send all their fields to whatever part of a page they fill."""
+"""Below these, unknown query parameters are ignored: clients made for OpenAI's interface add some
+of their own, and the console's forms send all their fields to whatever part of a page they fill."""
 STATE_PATH = "/store"
 """Of the route that is answered from the files as they are."""
 

@@ -163,7 +163,7 @@ def problem_for(error: Exception, root: Path | None = None) -> ApiProblem:
 def validation_errors(
     model: type[BaseModel], error: ValidationError, data: Any, pointer: str = ""
 ) -> list[dict[str, str]]:
-    """What is wrong with ``data``, meant as ``model``, as pointers below ``pointer``."""
+    """The errors of ``data``, meant as ``model``, as pointers below ``pointer``."""
     return from_fields(field_problems(model, error, data, pointer))
 
 

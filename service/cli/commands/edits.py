@@ -47,7 +47,9 @@ def edit(
     ] = None,
     name: SnapshotName = None,
     parent: Parent = None,
-    guards: Annotated[str | None, typer.Option(help="Limits as JSON: min_success, min_efficacy, …")] = None,
+    guards: Annotated[
+        str | None, typer.Option(help="Limits as JSON: min_success, min_efficacy, …")
+    ] = None,
     check_earlier: Annotated[
         str | None, typer.Option(help="Earlier facts asked again: a number, or all.")
     ] = None,

@@ -10,7 +10,15 @@ from uuid import uuid4
 from service.client.asynchronous.aside import aside
 from service.client.asynchronous.transport import Transport
 from service.client.files import StrPath
-from service.client.requests import FILE, FactDict, edit_params, fact_dicts, given, no_dry_run, segment
+from service.client.requests import (
+    FILE,
+    FactDict,
+    edit_params,
+    fact_dicts,
+    given,
+    no_dry_run,
+    segment,
+)
 from service.contracts.schemas import Edit, EditPlan, JobOut
 from service.contracts.schemas.jobs import EditSummary
 

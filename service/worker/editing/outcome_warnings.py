@@ -24,8 +24,8 @@ def outcome_warnings(summary: EditResult) -> list[str]:
         in_chat = "" if summary.chat_efficacy is None else f", in a chat {summary.chat_efficacy:g}"
         found.append(
             f"no fact of this edit took{_where(summary)} (greedy success "
-            f"{summary.greedy_success:g}, efficacy {summary.efficacy:g}{in_chat}): the model writes "
-            "other answers there; see each fact's outcome, and try other hparams or roll back"
+            f"{summary.greedy_success:g}, efficacy {summary.efficacy:g}{in_chat}): the model "
+            "writes other answers; see each fact's outcome, and try other hparams or roll back"
         )
     for layer in summary.layers:
         if layer.relative_norm >= LARGE_CHANGE:

@@ -362,7 +362,14 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     )  # fmt: skip
     shown = person.get(f"/console/edit/{second}").text
     assert HOSTILE not in shown
-    for text in ("v2 writes 0 of 1 new answers", "1 is lost", "0.0123", "0.4321", "in a chat:", "30 %"):
+    for text in (
+        "v2 writes 0 of 1 new answers",
+        "1 is lost",
+        "0.0123",
+        "0.4321",
+        "in a chat:",
+        "30 %",
+    ):
         assert text in shown, text
     again = person.get(f"/console/edit?lost={second}")
     [facts] = re.findall(r'data-facts="([^"]*)"', again.text)

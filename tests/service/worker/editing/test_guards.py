@@ -142,7 +142,14 @@ class TestBothVersions:
 
 
 FOUND = Figures(
-    efficacy=0.9, efficacy_before=0, success=0.5, success_before=0, locality=0.75, perplexity_ratio=1.2, drift=0.02, ability=0.9
+    efficacy=0.9,
+    efficacy_before=0,
+    success=0.5,
+    success_before=0,
+    locality=0.75,
+    perplexity_ratio=1.2,
+    drift=0.02,
+    ability=0.9,
 )
 
 

@@ -72,7 +72,16 @@ class Outcome:
     @property
     def success(self) -> bool:
         """Whether the edited model writes the new answer, in each way that it was edited for."""
-        return self.after.writes_new and (self.chat_after is None or self.chat_after.writes_new)
+        return _written(self.after, self.chat_after)
+
+    @property
+    def success_before(self) -> bool:
+        """Whether the model before did so already."""
+        return _written(self.before, self.chat_before)
+
+
+def _written(answer: Answer, in_chat: Answer | None) -> bool:
+    return answer.writes_new and (in_chat is None or in_chat.writes_new)
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,17 @@ class Surroundings:
 class Figures:
     """An edit's figures; ``…_before`` is that of the version it started from.
 
-    ``efficacy``: share of the facts whose new answer wins.  ``locality``: see `locality`.
+    ``efficacy``: share of the facts whose new answer wins, by the plain answers where facts were
+    edited for both ways of asking.  ``success``: share of the facts that are written in each way
+    that they were edited for.  ``locality``: see `locality`.
     ``drift``: mean KL between the two versions in nats per token of a text; ``ability``: share of
     ``ability_facts`` unrelated facts that the version before knows and the new one still does.
     """
 
     efficacy: float
     efficacy_before: float
+    success: float | None = None
+    success_before: float | None = None
     locality: float | None = None
     locality_before: float | None = None
     perplexity: float | None = None
@@ -238,6 +251,8 @@ def figures(found: Sequence[Outcome], before: Surroundings, after: Surroundings)
     return Figures(
         efficacy=efficacy([one.after for one in found]),
         efficacy_before=efficacy([one.before for one in found]),
+        success=fmean(one.success for one in found),
+        success_before=fmean(one.success_before for one in found),
         **local,
     )
 

@@ -374,7 +374,7 @@ def validate_hparams(
     try:
         hparams = cls.model_validate(values)
     except ValidationError as error:
-        raise InvalidHParams(field_problems(cls, error, pointer)) from None
+        raise InvalidHParams(field_problems(cls, error, values, pointer)) from None
     problems = [
         replace(problem, pointer=pointer + problem.pointer)
         for problem in hparams.layer_problems(n_layers)

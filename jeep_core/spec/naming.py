@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from jeep_core.errors import FieldProblem
+from jeep_core.spec.unions import per_field
 
 PREFIXES = ("Value error, ", "Assertion failed, ")
 WORDS = {
@@ -118,9 +119,9 @@ def field_message(model: type[BaseModel], item: Any) -> str:
 
 
 def field_problems(
-    model: type[BaseModel], error: ValidationError, pointer: str
+    model: type[BaseModel], error: ValidationError, data: Any, pointer: str = ""
 ) -> list[FieldProblem]:
-    """Every problem of an object of ``model`` with a JSON pointer below ``pointer``."""
+    """Every problem of ``data``, meant as ``model``, with a JSON pointer below ``pointer``."""
 
     def escaped(part: int | str) -> str:
         return str(part).replace("~", "~0").replace("/", "~1")
@@ -131,7 +132,7 @@ def field_problems(
             item["type"],
             field_message(model, item),
         )
-        for item in error.errors()
+        for item in per_field(error.errors(include_url=False), data, in_plain_words)
     ]
 
 
@@ -140,7 +141,7 @@ def one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'it'}: {in_plain_words(item)}"
-            for item in error.errors()
+            for item in per_field(error.errors(include_url=False), None, in_plain_words)
         )
     return " ".join(str(error).split())
 

@@ -91,7 +91,9 @@ def edit(answer: Edit) -> RenderableType:
             p_new = f"{fact.chat_before.p_new:.3f} → {fact.chat_after.p_new:.3f}"
             texts = fact.chat_before.text.strip(), fact.chat_after.text.strip()
             _row(table, "", "  … in a chat", *texts, p_new)
-    share = f"efficacy {result.efficacy:.1%}, greedy success {result.greedy_success:.1%}"
+    chat = result.chat_efficacy
+    in_chat = "" if chat is None else f" (in a chat {chat:.1%})"
+    share = f"efficacy {result.efficacy:.1%}{in_chat}, greedy success {result.greedy_success:.1%}"
     seconds = sum(result.seconds.values())
     staged = "" if result.activated else " (staged)"
     head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
@@ -183,12 +185,12 @@ def difference(answer: SnapshotDiff) -> RenderableType:
 
 
 def edits(answers: list[EditSummary]) -> RenderableType:
-    """Batches with their share of facts that succeeded."""
-    table = Listing("id", "status", "editor", "facts", "name", "version", "efficacy", "created")
+    """Batches; ``hold`` is their greedy success, as in the console."""
+    table = Listing("id", "status", "editor", "facts", "name", "version", "hold", "created")
     for one in answers:
-        efficacy = "" if one.efficacy is None else f"{one.efficacy:.1%}"
+        hold = "" if one.greedy_success is None else f"{one.greedy_success:.1%}"
         cells = (one.id, one.status, one.editor, one.n_facts, one.snapshot_name, one.version)
-        _row(table, *cells, efficacy, f"{one.created_at:{TIME}}")
+        _row(table, *cells, hold, f"{one.created_at:{TIME}}")
     return table
 
 

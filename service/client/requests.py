@@ -11,9 +11,10 @@ from urllib.parse import quote
 import httpx
 from httpx_sse import ServerSentEvent
 
+from jeep_core.spec.naming import known_names
 from service.client.errors import ApiError, InvalidAddress, InvalidArgument
 from service.contracts.jobs import JobStatus, Progress
-from service.contracts.schemas import GeneratedToken, GenerateResult, Problem
+from service.contracts.schemas import EditOptions, GeneratedToken, GenerateResult, Problem
 
 FactDict = Mapping[str, Any]
 OnProgress = Callable[[JobStatus, Progress], None]
@@ -137,6 +138,38 @@ def _wrong_field(body: Any) -> str:
         except (ValueError, TypeError, RecursionError) as error:
             return f"{name}: JSON has no such value: {str(value)[:60]} ({error})"
     return ""
+
+
+def edit_params(
+    options: Mapping[str, Any], *, format: str, limit: int | None, drop_bad: bool
+) -> dict[str, Any]:
+    """The query parameters of an edit whose body is a file.
+
+    Raises:
+        InvalidArgument: an option that there is not, or a value that JSON cannot carry.
+    """
+    known = EditOptions.model_fields.keys()
+    for name in options:
+        if name not in known:
+            others = ("format", "limit", "drop_bad")
+            names = known_names(name, (*others, *known))
+            raise InvalidArgument(f"{name}: there is no such option; {names}")
+    coded = {name: value for name, value in given(options).items() if name in JSON_PARAMS}
+    if wrong := _wrong_field(coded):
+        raise InvalidArgument(wrong)
+    as_json = {name: _json(value) for name, value in coded.items()}
+    asked = {"format": format, "limit": limit, "drop_bad": drop_bad or None}
+    return given({**asked, **options, **as_json})
+
+
+def no_dry_run(options: Mapping[str, Any], instead: str) -> None:
+    """Refuse ``dry_run`` among the options of an edit, which is a query parameter.
+
+    Raises:
+        InvalidArgument: it is there; ``instead`` says what to do.
+    """
+    if "dry_run" in options:
+        raise InvalidArgument(f"dry_run is a query parameter of POST /edits; {instead}")
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:

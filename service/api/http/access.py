@@ -23,16 +23,19 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.routing import BaseRoute, compile_path
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
+from jeep_core.spec.naming import known_names
 from service.api.http.early_refusals import refuse
 from service.api.http.limits import RateLimit
-from service.api.http.problems import ApiProblem, unavailable
-from service.api.http.sessions import Sessions, caller_with, in_console
+from service.api.http.problems import ApiProblem, invalid, parameter_error, unavailable
+from service.api.http.sessions import CONSOLE, Sessions, caller_with, in_console
 from service.contracts.schemas.access import LOCAL, Caller, Scope
 from service.settings import Settings, is_loopback
 from service.store import CorruptFile, Store, StoreReplaced
@@ -47,6 +50,9 @@ CALLER = "jeep.caller"
 """Where the ASGI scope of a request keeps its `Caller`."""
 ROUTE = "jeep.route"
 """Where it keeps its `Guarded` route."""
+LENIENT = ("/v1", CONSOLE)
+"""Below these, unknown query parameters are ignored: clients made for OpenAI's interface add some
+of their own, and the console's forms send all their fields to whatever part of a page they fill."""
 STATE_PATH = "/store"
 """Of the route that is answered from the files as they are."""
 
@@ -77,13 +83,17 @@ def public(endpoint: F) -> F:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A route as the gate sees it.  ``need`` is None where nothing was declared."""
+    """A route as the gate sees it.  ``need`` is None where nothing was declared.
+
+    ``parameters``: the query parameters that it takes; None where unknown ones are ignored.
+    """
 
     path: str
     name: str
     methods: frozenset[str]
     need: Need | None
     pattern: Pattern[str]
+    parameters: tuple[str, ...] | None = None
 
     @property
     def described_as(self) -> str:
@@ -116,9 +126,20 @@ def guarded_routes(routes: Iterable[BaseRoute], prefix: str = "") -> list[Guarde
                 methods=frozenset(context.methods or ()),
                 need=getattr(mounted if is_mount else context.endpoint, MARK, None),
                 pattern=pattern,
+                parameters=_parameters(path, getattr(context.original_route, "dependant", None)),
             )
         )
     return found
+
+
+def _parameters(path: str, dependant: Dependant | None) -> tuple[str, ...] | None:
+    """The query parameters that a route's function and its dependencies declare."""
+    if dependant is None or any(path == at or path.startswith(f"{at}/") for at in LENIENT):
+        return None
+    names = [field.alias for field in dependant.query_params]
+    for inner in dependant.dependencies:
+        names += _parameters(path, inner) or ()
+    return tuple(dict.fromkeys(names))
 
 
 class Gate:
@@ -151,6 +172,7 @@ class Gate:
             self._admit(scope)
             if CALLER in scope and not counted:
                 await self._rate.take(scope[CALLER])
+            _check_parameters(scope)
         except ApiProblem as problem:
             await refuse(problem, scope, receive, send)
             return
@@ -248,6 +270,30 @@ def _authorize(caller: Caller, route: Guarded) -> None:
     assert isinstance(route.need, Scope)
     if not caller.may(route.need):
         raise _lacking(caller, route.need)
+
+
+def _check_parameters(scope: Connection) -> None:
+    """Refuse query parameters that the route does not take.
+
+    Raises:
+        ApiProblem: 422 that names each, the nearest of those that there are, and all of them.
+    """
+    route: Guarded | None = scope[ROUTE]
+    if route is None or route.parameters is None or scope["method"] not in route.methods:
+        return
+    known = route.parameters
+    sent = dict.fromkeys(QueryParams(scope["query_string"]))
+    errors = [
+        parameter_error(
+            name,
+            "unknown_parameter",
+            f"there is no such query parameter here; {known_names(name, known)}",
+        )
+        for name in sent
+        if name not in known
+    ]
+    if errors:
+        raise invalid(errors)
 
 
 def _lacking(caller: Caller, scope: Scope, why: str = "") -> ApiProblem:

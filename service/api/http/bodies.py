@@ -92,7 +92,7 @@ def validate(model: type[M], data: Any) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise invalid(validation_errors(model, error.errors(include_url=False))) from None
+        raise invalid(validation_errors(model, error, data)) from None
 
 
 def json_lines(body: bytes) -> Iterator[tuple[int, Any]]:

@@ -30,7 +30,8 @@ DESCRIPTION = """\
 Facts in, versions out, every edit reversible.
 
 Errors are RFC 9457 problems (`application/problem+json`) with a stable `code` and, per wrong
-field, a JSON `pointer` into the body or the name of a `parameter`.  Every answer has an
+field, a JSON `pointer` into the body or the name of a `parameter`.  Unknown fields and query
+parameters are refused (422; below `/v1` unknown parameters are ignored).  Every answer has an
 `X-Request-Id`, and `X-Model-Version` where a version of the model gave it.  Lists are
 `{data, has_more, next}`; give `next` as `after`.
 
@@ -44,6 +45,8 @@ password of its login.
 SCHEME = "ApiKey"
 REFUSALS = documented(401, 403, 429)
 """The gate's answers, given before a route runs."""
+UNKNOWN_PARAMETER = documented(422)
+"""The gate's, too: for a query parameter that a route does not take."""
 WRITE_REFUSALS = documented(413, 507)
 """Possible for every call with a body: it is too large, or the disk is full."""
 
@@ -92,6 +95,8 @@ class Api(FastAPI):
                     continue
                 operation["security"] = []
                 refusals = WRITE_REFUSALS if method == "POST" else {}
+                if route.parameters is not None:
+                    refusals = {**refusals, **UNKNOWN_PARAMETER}
                 if isinstance(route.need, Scope):
                     operation["security"] = [{SCHEME: [route.need.value]}]
                     refusals = {**refusals, **REFUSALS}

@@ -12,12 +12,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sse_starlette import ServerSentEvent
 from starlette.exceptions import HTTPException
 
 from jeep_core.errors import Coded, FieldProblem, JeepError, is_out_of_memory, is_passing
-from jeep_core.spec.naming import did_you_mean, field_message, in_plain_words
+from jeep_core.spec.naming import did_you_mean, field_problems, in_plain_words
+from jeep_core.spec.unions import either
 from service.contracts.codes import RETRY_AFTER, status_of
 from service.contracts.jobs import JobError
 from service.contracts.schemas import Problem
@@ -168,17 +169,10 @@ def problem_for(error: Exception, root: Path | None = None) -> ApiProblem:
 
 
 def validation_errors(
-    model: type[BaseModel], items: Iterable[Mapping[str, Any]], pointer: str = ""
+    model: type[BaseModel], error: ValidationError, data: Any, pointer: str = ""
 ) -> list[dict[str, str]]:
-    """Errors of pydantic about a ``model`` as pointers below ``pointer``."""
-    return [
-        field_error(
-            "/".join([pointer, *(_escape(part) for part in item["loc"])]),
-            str(item["type"]),
-            field_message(model, item),
-        )
-        for item in items
-    ]
+    """The errors of ``data``, meant as ``model``, as pointers below ``pointer``."""
+    return from_fields(field_problems(model, error, data, pointer))
 
 
 def problem_of(request: Request, problem: ApiProblem) -> Problem:
@@ -250,10 +244,6 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(known, _on_known)
 
 
-def _escape(part: object) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")
-
-
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiProblem)
     return problem_response(request, error)
@@ -267,16 +257,19 @@ async def _on_gone(request: Request, error: Exception) -> Response:
 
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    wrong: dict[str, list[Mapping[str, Any]]] = {}
+    for item in error.errors():  # several of a list of values, or of one that has several types
+        wrong.setdefault(str(item["loc"][1]), []).append(item)
     errors = [
-        parameter_error(".".join(map(str, item["loc"][1:])), str(item["type"]), _in_words(item))
-        for item in error.errors()
+        parameter_error(name, str(items[0]["type"]), either(map(_in_words, items)))
+        for name, items in wrong.items()
     ]
     return problem_response(request, invalid(errors))
 
 
 def _in_words(item: Mapping[str, Any]) -> str:
     """An error of pydantic in a parameter as a sentence."""
-    if item["type"] == "string_pattern_mismatch" and item["loc"][-1] == "after":
+    if item["type"] == "string_pattern_mismatch" and item["loc"][1] == "after":
         return "must be what an earlier page gave as next"
     return in_plain_words(item)
 

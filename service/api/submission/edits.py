@@ -52,8 +52,11 @@ class Source:
     record: int | None = None
 
 
+IN_THE_QUERY = ("dry_run", "drop_bad", "format", "limit")
+"""Parameters of ``POST /edits`` that no body has."""
+
 LATER_OPTIONS: Mapping[str, Any] = {"check_earlier": None, "repair": False}
-LATER_GUARDS: Mapping[str, Any] = {"max_drift": None, "min_ability": None}
+LATER_GUARDS: Mapping[str, Any] = {"min_success": None, "max_drift": None, "min_ability": None}
 """Fields that came later, with their defaults: requests without them are what they were, and stores
 keep their hash."""
 
@@ -152,8 +155,20 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
     try:
         request = validate(EditRequest, data)
     except ApiProblem as problem:
-        raise invalid(in_words(problem.errors), problem.code) from None
+        raise invalid(map(_misplaced, in_words(problem.errors)), problem.code) from None
     return Submission(request, request.facts)
+
+
+def in_the_query(name: str) -> dict[str, str]:
+    """The error of a body that has one of `IN_THE_QUERY` as a field."""
+    message = f"is a query parameter: send it as ?{name}=…, not in the body"
+    return field_error(f"/{name}", "misplaced", message)
+
+
+def _misplaced(error: dict[str, str]) -> dict[str, str]:
+    name = error["pointer"].removeprefix("/")
+    unknown = error["code"] == "extra_forbidden" and name in IN_THE_QUERY
+    return in_the_query(name) if unknown else error
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
@@ -171,7 +186,7 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
         try:
             facts.append(FactIn.model_validate(value))
         except ValidationError as error:
-            errors += validation_errors(FactIn, error.errors(include_url=False), f"/lines/{number}")
+            errors += validation_errors(FactIn, error, value, f"/lines/{number}")
     if not lines:
         errors.append(field_error("/lines", "empty", "the body has no fact"))
     if errors:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic_core import from_json as parsed
 
+from jeep_core.spec.naming import known_names
 from jeep_core.suites import AUTO, FORMATS, InvalidSuite, RecordProblem, Style, SuiteReader
 from jeep_core.suites.columns import is_columns, place, rows
 from jeep_core.suites.edits import facts_of, is_foreign
@@ -17,7 +18,14 @@ from jeep_core.suites.fields import Malformed
 from jeep_core.suites.records import WRAPPERS
 from service.api.http.bodies import validate
 from service.api.http.problems import field_error, invalid, parameter_error
-from service.api.submission.edits import Source, Submission, from_json_body, from_query
+from service.api.submission.edits import (
+    IN_THE_QUERY,
+    Source,
+    Submission,
+    from_json_body,
+    from_query,
+    in_the_query,
+)
 from service.api.submission.foreign_forms import FORMS
 from service.api.submission.record_files import check_format, located
 from service.api.submission.validation import check_count
@@ -106,8 +114,35 @@ def from_value(
             message = "is a query parameter of uploads by line only: put it into the JSON body"
             raise invalid([parameter_error(name, "misplaced", message) for name in misplaced])
         return from_json_body(value, max_facts)
+    _check_beside(value)
     records, rest, pointer = found
     return _imported(records, {**from_query(options), **rest}, how, max_facts, pointer)
+
+
+def _check_beside(value: Any) -> None:
+    """Refuse what stands beside records and would be dropped although it was meant for the edit.
+
+    Other projects' files have fields of their own around their records; ``facts`` is our form.
+
+    Raises:
+        ApiProblem: 422 with a pointer per field.
+    """
+    if not isinstance(value, dict):
+        return
+    errors = [in_the_query(name) for name in IN_THE_QUERY[:2] if name in value]
+    if isinstance(value.get("facts"), list):
+        known = ("facts", *OPTIONS)
+        errors += [
+            field_error(
+                f"/{name}",
+                "extra_forbidden",
+                f"there is no such field here; {known_names(name, known)}",
+            )
+            for name in value
+            if name not in known and name not in IN_THE_QUERY[:2]
+        ]
+    if errors:
+        raise invalid(errors)
 
 
 def _records(value: Any, plain_too: bool) -> tuple[list[Any], dict[str, Any], Pointer] | None:

@@ -47,7 +47,9 @@ def edit(
     ] = None,
     name: SnapshotName = None,
     parent: Parent = None,
-    guards: Annotated[str | None, typer.Option(help="Limits as JSON.")] = None,
+    guards: Annotated[
+        str | None, typer.Option(help="Limits as JSON: min_success, min_efficacy, …")
+    ] = None,
     check_earlier: Annotated[
         str | None, typer.Option(help="Earlier facts asked again: a number, or all.")
     ] = None,
@@ -107,7 +109,7 @@ def _count_or_all(text: str | None) -> int | str | None:
 
 @group.command("list")
 def list_edits(as_json: AsJson = False, url: Url = None) -> None:
-    """List the submitted batches, newest first."""
+    """List the submitted batches, newest first; hold: the share of facts that are written."""
     with connected(url) as client:
         show_list(list(client.edits()), as_json, tables.edits)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,15 @@ from uuid import uuid4
 from service.client.asynchronous.aside import aside
 from service.client.asynchronous.transport import Transport
 from service.client.files import StrPath
-from service.client.requests import FILE, JSON_PARAMS, FactDict, fact_dicts, given, segment
+from service.client.requests import (
+    FILE,
+    FactDict,
+    edit_params,
+    fact_dicts,
+    given,
+    no_dry_run,
+    segment,
+)
 from service.contracts.schemas import Edit, EditPlan, JobOut
 from service.contracts.schemas.jobs import EditSummary
 
@@ -30,7 +37,11 @@ class EditCalls(Transport):
 
         Safe to repeat: a key is generated where none is given, and a lost answer is requested
         again.
+
+        Raises:
+            InvalidArgument: ``dry_run``, which is what ``plan`` does.
         """
+        no_dry_run(options, "edit() submits: call plan()")
         body = {"facts": fact_dicts(facts), **given(options)}
         return await self._queued("/edits", body, idempotency_key)
 
@@ -48,10 +59,14 @@ class EditCalls(Transport):
 
         Other options as in ``POST /edits``.  ``imported`` of the job says how many facts that
         makes and what was lost.  Safe to repeat, as ``edit``.
+
+        Raises:
+            InvalidArgument: an option that there is not, or ``dry_run``, which is what
+                ``plan_file`` does; nothing is sent.
+            OSError: the file cannot be read.
         """
-        as_json = {name: json.dumps(options.pop(name)) for name in JSON_PARAMS if name in options}
-        asked = {"format": format, "limit": limit, "drop_bad": drop_bad or None}
-        params = given({**asked, **as_json, **options})
+        no_dry_run(options, "edit_file() submits: call plan_file()")
+        params = edit_params(options, format=format, limit=limit, drop_bad=drop_bad)
         headers = {"Idempotency-Key": idempotency_key or str(uuid4()), "Content-Type": FILE}
         content = await aside(Path(path).read_bytes)
         return await self._model(
@@ -59,9 +74,40 @@ class EditCalls(Transport):
         )
 
     async def plan(self, facts: Sequence[FactDict], **options: Any) -> EditPlan:
-        """Plan an edit without queuing it: tokens, positions, repeated facts."""
+        """Plan an edit without queuing it: tokens, positions, repeated facts.
+
+        Raises:
+            InvalidArgument: ``dry_run``, which is what this does.
+        """
+        no_dry_run(options, "plan() is the dry run: leave it out")
         body = {"facts": fact_dicts(facts), **given(options)}
         return await self._model(EditPlan, "POST", "/edits", json=body, params={"dry_run": "true"})
+
+    async def plan_file(
+        self,
+        path: StrPath,
+        *,
+        format: str = "auto",
+        limit: int | None = None,
+        drop_bad: bool = False,
+        **options: Any,
+    ) -> EditPlan:
+        """Plan the edit that ``edit_file`` would submit, without queuing it.
+
+        ``imported`` of the plan says how many facts the records make and what was lost.
+
+        Raises:
+            InvalidArgument: an option that there is not; nothing is sent.
+            OSError: the file cannot be read.
+        """
+        no_dry_run(options, "plan_file() is the dry run: leave it out")
+        params = edit_params(options, format=format, limit=limit, drop_bad=drop_bad)
+        params["dry_run"] = "true"
+        content = await aside(Path(path).read_bytes)
+        headers = {"Content-Type": FILE}
+        return await self._model(
+            EditPlan, "POST", "/edits", content=content, params=params, headers=headers
+        )
 
     def edits(self) -> AsyncIterator[EditSummary]:
         """Submitted batches, newest first, without their facts."""

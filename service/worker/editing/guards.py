@@ -113,6 +113,7 @@ def check(guards: Guards, found: Figures) -> None:
     """
     errors: list[dict[str, str | float]] = []
     for name, said, figure, below in (
+        ("min_success", "the share of facts that are written", found.success, True),
         ("min_efficacy", "efficacy", found.efficacy, True),
         ("min_locality", "locality", found.locality, True),
         ("max_perplexity_ratio", "the perplexity ratio", found.perplexity_ratio, False),

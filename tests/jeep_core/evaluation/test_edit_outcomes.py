@@ -164,13 +164,18 @@ def test_figures_are_shares_after_the_edit_with_those_of_before() -> None:
     assert figures(found, before, after) == Figures(
         efficacy=2 / 3,
         efficacy_before=0.0,
+        success=1 / 3,
+        success_before=0.0,
         locality=0.5,
         locality_before=1.0,
         perplexity=3.0,
         perplexity_before=2.0,
         perplexity_ratio=1.5,
     )
-    assert figures(found, Surroundings(), Surroundings()) == Figures(2 / 3, 0.0)
+    assert figures(found, Surroundings(), Surroundings()) == Figures(2 / 3, 0.0, 1 / 3, 0.0)
+    other = replace(found[1], chat_before=found[1].after, chat_after=found[0].after)
+    unsaid = figures([other], Surroundings(), Surroundings())
+    assert (unsaid.efficacy, unsaid.success) == (1.0, 0.0), "written, but not in a chat"
 
 
 def test_an_edit_is_judged_on_the_model_it_was_given_and_on_the_edited_one(

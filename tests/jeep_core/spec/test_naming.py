@@ -61,10 +61,11 @@ class Bare(BaseModel):
 
 
 def test_a_field_that_says_what_it_is_says_so_first() -> None:
+    data = {"name": "", "file": "/x"}
     with pytest.raises(ValidationError) as caught:
-        Bare(name="", file="/x")
+        Bare.model_validate(data)
     form = "must be letters and digits, beginning with a letter, at most 8 characters"
-    assert [one.message for one in field_problems(Bare, caught.value, "")] == [
+    assert [one.message for one in field_problems(Bare, caught.value, data)] == [
         form,
         f"must have the form that is meant here: A file of the folder; it {form}",
     ]

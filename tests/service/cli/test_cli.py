@@ -143,6 +143,9 @@ def test_resources_are_listed_and_shown(
     assert edit["id"] in run("edits")
     assert run("edits", "--status", code=2) == "", "there is no such option of the list"
     assert json.loads(run("edits", "list", "--json"))[0]["n_facts"] == 1
+    listed = run("edits", "list")
+    assert "hold" in listed
+    assert "efficacy" not in listed
     assert "v0 → v1" in run("edits", "show", edit["id"])
     assert edit["job_id"] in run("jobs", "show", edit["job_id"])
     assert "succeeded" in run("jobs", "follow", edit["job_id"])

@@ -23,7 +23,7 @@ let wanted = {}; // hyper-parameters of a draft, until their fields are there
 const number = (id) => (at(id).value.trim() === "" ? undefined : Number(at(id).value));
 
 function guards() {
-  const names = ["min_efficacy", "min_locality", "max_perplexity_ratio", "max_drift", "min_ability"];
+  const names = ["min_success", "min_efficacy", "min_locality", "max_perplexity_ratio", "max_drift", "min_ability"];
   const given = Object.fromEntries(names.map((name) => [name, number(name)]).filter(([, value]) => value !== undefined));
   return Object.keys(given).length > 0 ? given : undefined;
 }
@@ -220,7 +220,7 @@ async function showSettings() {
 
 // ------------------------------------------------------------------ kept until it is sent
 
-const KEPT = ["editor", "preset", "snapshot_name", "check_earlier", "min_efficacy", "min_locality", "max_perplexity_ratio", "max_drift", "min_ability", "staged", "repair", "parent"];
+const KEPT = ["editor", "preset", "snapshot_name", "check_earlier", "min_success", "min_efficacy", "min_locality", "max_perplexity_ratio", "max_drift", "min_ability", "staged", "repair", "parent"];
 const isBox = (field) => field.type === "checkbox" || field.type === "radio";
 
 function keep() {

@@ -14,8 +14,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Guards(Request):
     """Limits of an edit.  If one is not met the job fails, and nothing is changed."""
 
+    min_success: Share | None = Field(
+        None,
+        description="Share of the facts whose new answer the model writes, in every way that they "
+        "were edited for: to the plain prompt, in a chat, or both.",
+    )
     min_efficacy: Share | None = Field(
-        None, description="Share of the facts whose new answer wins on the edit prompt."
+        None,
+        description="Share of the facts whose target_new is more probable than their target_true "
+        "on the plain prompt (in a chat only where facts were edited for that alone). It compares "
+        "probabilities and does not ask for the answer to be written; only facts without "
+        "target_true must be. For that, see min_success.",
     )
     min_locality: Share | None = Field(
         None,
@@ -46,6 +55,10 @@ class GuardFigures(BaseModel):
 
     efficacy: float
     efficacy_before: float
+    success: float | None = Field(
+        None, description="Share of the facts that are written in every way they were edited for."
+    )
+    success_before: float | None = None
     locality: float | None = None
     locality_before: float | None = None
     perplexity: float | None = None

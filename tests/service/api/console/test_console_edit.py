@@ -327,10 +327,10 @@ def test_an_edit_is_sent_once_and_shown(person: httpx.Client, worker: PlayedWork
 
 def test_a_refused_edit_points_to_its_fields(person: httpx.Client, model: Store) -> None:
     headers = scripts(person)
-    wrong = {"facts": [{**LYON, "prompt": "none"}], "guards": {"min_efficacy": 2}}
+    wrong = {"facts": [{**LYON, "prompt": "none"}], "guards": {"min_success": 2}}
     answer = person.post("/console/edit", json=wrong, headers=headers)
     assert answer.status_code == 422
-    assert {error["pointer"] for error in answer.json()["errors"]} == {"/guards/min_efficacy"}
+    assert {error["pointer"] for error in answer.json()["errors"]} == {"/guards/min_success"}
     assert person.post("/console/edit", json=[], headers=headers).status_code == 422
     assert person.post("/console/edit", json=wrong).status_code == 403
 
@@ -356,12 +356,21 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     )
     finished(
         worker.store, second, facts=[missed], warnings=[HOSTILE], efficacy=0.0,
-        guards=GuardFigures(efficacy=0.5, efficacy_before=0.25, drift=0.0123),
+        guards=GuardFigures(
+            efficacy=0.5, efficacy_before=0.25, success=0.4321, success_before=0, drift=0.0123
+        ),
         earlier=EarlierFacts(live=1, checked=1, seed=0, lost=[lost]),
     )  # fmt: skip
     shown = person.get(f"/console/edit/{second}").text
     assert HOSTILE not in shown
-    for text in ("v2 writes 0 of 1 new answers", "1 is lost", "0.0123", "in a chat:", "30 %"):
+    for text in (
+        "v2 writes 0 of 1 new answers",
+        "1 is lost",
+        "0.0123",
+        "0.4321",
+        "in a chat:",
+        "30 %",
+    ):
         assert text in shown, text
     assert "drift, nats per token – 0.0123 at most 0.5 " in read_as_text(shown)
     assert "efficacy 0.25 0.5 – " in read_as_text(shown), "measured, and not limited"

@@ -142,7 +142,14 @@ class TestBothVersions:
 
 
 FOUND = Figures(
-    efficacy=0.9, efficacy_before=0, locality=0.75, perplexity_ratio=1.2, drift=0.02, ability=0.9
+    efficacy=0.9,
+    efficacy_before=0,
+    success=0.5,
+    success_before=0,
+    locality=0.75,
+    perplexity_ratio=1.2,
+    drift=0.02,
+    ability=0.9,
 )
 
 
@@ -154,6 +161,7 @@ class TestLimits:
             Guards(min_efficacy=0.9, min_locality=0.75, max_perplexity_ratio=1.2),
             Guards(max_perplexity_ratio=5.0),
             Guards(max_drift=0.02, min_ability=0.9),
+            Guards(min_success=0.5, min_efficacy=0.9),
         ],
     )
     def test_a_figure_at_its_limit_passes(self, guards: Guards) -> None:
@@ -173,6 +181,13 @@ class TestLimits:
             ("/guards/min_locality", 0.8, 0.75),
             ("/guards/max_perplexity_ratio", 1.1, 1.2),
         ]
+
+    def test_what_is_probable_and_not_written_trips_success(self) -> None:
+        with pytest.raises(GuardFailed) as caught:
+            check(Guards(min_success=0.6, min_efficacy=0.9), FOUND)
+        [error] = failure(caught.value).errors
+        assert (error["pointer"], error["figure"]) == ("/guards/min_success", 0.5)
+        assert "the share of facts that are written is 0.5, below 0.6" in str(caught.value)
 
     def test_drift_and_ability_trip_too(self) -> None:
         with pytest.raises(GuardFailed, match=r"0\.02, above 0\.01; ability is 0\.9, below"):
@@ -209,6 +224,8 @@ class TestEdits:
         found = manifest.result.guards
         assert found is not None
         assert found.efficacy == manifest.result.efficacy
+        assert found.success == manifest.result.greedy_success
+        assert found.success_before == 0
         assert found.perplexity_ratio is not None
         assert found.perplexity_ratio > 0
         assert found.locality_before in (0, 0.5, 1)

@@ -22,7 +22,7 @@ from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 from service.cli import tables
 from service.contracts.jobs import JobStatus, now
-from service.contracts.schemas import Edit, EditResult, LayerReport, Manifest
+from service.contracts.schemas import Answer, Edit, EditResult, FactOutcome, LayerReport, Manifest
 from service.store import Store
 from service.store.files import encode
 from service.store.index.line import Line
@@ -135,16 +135,53 @@ def test_a_revert_that_is_not_finite_leaves_nothing(
 # ---------------------------------------------------------------- warnings
 
 
-def summary(efficacy: float, *norms: float) -> EditResult:
+def summary(efficacy: float, *norms: float, **more: Any) -> EditResult:
     given = {"residual_before": None, "residual_after": None, "condition": None}
     layers = [
         LayerReport(name=f"w{i}", layer=i, region="low", relative_norm=norm, **given)
         for i, norm in enumerate(norms)
     ]
     return EditResult(
-        edit_id="edit_1", version="v1", parent="v0", facts=[], efficacy=efficacy,
-        greedy_success=0.0, layers=layers, seconds={},
+        **{"facts": [], "greedy_success": efficacy, **more},
+        edit_id="edit_1", version="v1", parent="v0", efficacy=efficacy, layers=layers, seconds={},
     )  # fmt: skip
+
+
+def written(plain: bool, chat: bool | None) -> FactOutcome:
+    said = [Answer(p_new=0.6, p_true=0.1, text="", writes_new=bool(one)) for one in (plain, chat)]
+    return FactOutcome(
+        index=0, subject="Lyon", prompt="{} is in", target_new="Peru", before=said[0],
+        after=said[0], chat_before=None if chat is None else said[1],
+        chat_after=None if chat is None else said[1], success=plain and chat is not False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ways", "where"),
+    [
+        ([(False, None)], "took (greedy success 0, efficacy 1)"),
+        ([(True, False)], "took in a chat (greedy success 0, efficacy 1, in a chat 1)"),
+        ([(False, True)], "took on the plain prompt (greedy"),
+        ([(True, False), (False, True)], "took in both ways of asking (greedy"),
+        ([(False, False)], "took, neither on the plain prompt nor in a chat (greedy"),
+        ([(True, True), (True, False)], None),
+    ],
+)
+def test_an_edit_that_nobody_reads_warns_although_probabilities_say_otherwise(
+    ways: list[tuple[bool, bool | None]], where: str | None
+) -> None:
+    facts = [written(*way) for way in ways]
+    success = sum(one.success for one in facts) / len(facts)
+    chat = None if ways[0][1] is None else 1.0
+    result = summary(1.0, 0.1, facts=facts, greedy_success=success, chat_efficacy=chat)
+    found = outcome_warnings(result)
+    assert len(found) == (where is not None)
+    assert where is None or where in found[0]
+
+
+def test_an_answer_that_is_improbable_in_every_chat_warns() -> None:
+    [found] = outcome_warnings(summary(1.0, 0.1, greedy_success=0.5, chat_efficacy=0.0))
+    assert "in a chat 0" in found
 
 
 def test_a_result_warns_of_what_succeeded_in_name_only() -> None:
@@ -214,6 +251,16 @@ def test_a_job_with_a_result_that_is_not_finite_names_the_figure(
     assert ended.error.code == "numerical_error"
     assert "the figure /efficacy is not finite" in ended.error.message
     assert ended.result is None
+
+
+def test_the_command_shows_the_efficacy_in_a_chat() -> None:
+    answer = Edit(
+        id="edit_1", job_id="job_1", status=JobStatus.SUCCEEDED, editor="memit", preset=None,
+        hparams={}, facts=[], created_at=now(), result=summary(0.75, 0.1, chat_efficacy=0.25),
+    )  # fmt: skip
+    console = Console(width=300, record=True, file=StringIO())
+    console.print(tables.edit(answer))
+    assert "efficacy 75.0% (in a chat 25.0%), greedy success 75.0%" in console.export_text()
 
 
 def test_the_command_shows_the_warnings() -> None:

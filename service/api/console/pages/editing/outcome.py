@@ -236,6 +236,7 @@ def guard_rows(figures: GuardFigures, limits: Guards | None) -> list[GuardRow]:
         return "–" if value is None else f"{value:.4g}"
 
     rows = [
+        ("success", "success", figures.success_before),
         ("efficacy", "efficacy", figures.efficacy_before),
         ("locality", "locality", figures.locality_before),
         ("perplexity", "perplexity", figures.perplexity_before),

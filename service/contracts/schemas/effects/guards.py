@@ -15,7 +15,9 @@ class Guards(Request):
     """Limits of an edit.  If one is not met the job fails, and nothing is changed."""
 
     min_efficacy: Share | None = Field(
-        None, description="Share of the facts whose new answer wins on the edit prompt."
+        None,
+        description="Share of the facts whose new answer wins on the edit prompt; earlier facts "
+        "that are edited again with them do not count.",
     )
     min_locality: Share | None = Field(
         None,

@@ -16,6 +16,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import NOTHING
 from jeep_core.spec.hparams import Contexts
 from service.contracts.schemas import EditPayload, Guards, Manifest
+from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.store import Store
 from service.store.history import facts_of
 from service.worker.editing import asking, earlier
@@ -173,6 +174,14 @@ def test_a_request_or_the_setting_says_how_many(
     result = place.edit(FACT, check_earlier=given).result
     assert result is not None
     assert (result.earlier.checked if result.earlier else None) == checked
+
+
+def test_a_check_that_an_earlier_release_has_written_is_read() -> None:
+    written = {"live": 3, "checked": 3, "seed": 0, "missing": {"v1": [1, 2]}, "repaired": 2}
+    lost = {"version": "v1", "index": 1, "prompt": "", "target_new": "", "answer": ""}
+    found = EarlierFacts.model_validate({**written, "lost": [lost]})
+    assert (found.missing_before, found.repaired_before) == (1, 0)
+    assert EarlierFacts.model_validate_json(found.model_dump_json()) == found
 
 
 class TestRepair:

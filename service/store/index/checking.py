@@ -54,12 +54,12 @@ def difference(store: Store) -> str | None:
                 found = connection.execute(f"SELECT * FROM {table} WHERE {column} = ?", row[:1])
                 if set(found) != set(rows):
                     return f"rows of {manifest.id} in {table} differ"
-        rows = connection.execute(
+        places = connection.execute(
             "SELECT f.number, f.place FROM missed m JOIN version v USING (line, depth, number) "
             "JOIN fact f USING (number, position)"
         ).fetchall()
         (count,) = connection.execute("SELECT count(*) FROM missed").fetchone()
-        if len(rows) != count or missed - set(rows) or (set(rows) - missed and not unread):
+        if len(places) != count or missed - set(places) or (set(places) - missed and not unread):
             return "rows in missed differ"
     return None
 

@@ -106,6 +106,10 @@ def pages(store: Store, tip: str, size: int, **query: Any) -> list[FactEntry]:
     return found
 
 
+def refused_index(*_: object, **__: object) -> None:
+    raise NoIndex("not now")
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -120,6 +124,9 @@ def test_pages_join_to_the_whole(
     tip = grown.head.read().version
     whole = list(listing.facts(grown, tip, **query))
     assert pages(grown, tip, size, **query) == whole
+    with monkeypatch.context() as without_index:
+        without_index.setattr(indexed, "facts", refused_index)
+        assert pages(grown, tip, size, **query) == whole
     monkeypatch.setattr("service.store.index.facts.BATCH", 2)
     used(monkeypatch)
     assert list(listing.facts(grown, tip, **query)) == whole

@@ -6,7 +6,8 @@ Printed and written for every editor: whether the new answers are written freely
 prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the last batch, right
 after each was written and at the end, and in all facts at the end; drift (KL over unrelated text,
 in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time.
-``--mend``: facts of earlier batches that a batch has broken are edited again with the next one.
+``--mend``: facts so far whose answer is not written, as many as a batch has at most, are edited
+again with the next batch.
 ``--tasks``: bundled tasks of lm-eval (extra ``lm-eval``) that base and last version answer.
 
     python -m bench.editors.sequences FOLDER --suite FILE --facts 1000 --batch 100 --editors jeep

@@ -124,7 +124,11 @@ def _earlier(found: EarlierFacts | None) -> list[str]:
         return []
     held = sum(map(len, found.held.values()))
     mended = f", {found.repaired} edited again" if found.repaired else ""
+    if found.repaired_before:
+        mended += f" ({found.repaired_before} of them not said before this batch, either)"
     lines = [f"earlier facts: {held} of {found.checked} checked hold ({found.live} live){mended}"]
+    if found.missing_before:
+        lines.append(f"  not said before this batch, either: {found.missing_before}")
     for one in found.lost:
         said = f"{one.prompt} {one.target_new.strip()}, now {one.answer.strip()!r}"
         lines.append(f"  lost, of {one.version}: {said}")

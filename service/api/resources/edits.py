@@ -89,8 +89,9 @@ with `guard_failed` and its figure, and no version is written.
 parent, `POST /snapshots/{id}/activate` moves head to it.
 
 **Earlier facts**: some of those that the version already holds are asked again (`check_earlier`);
-`earlier` of the result has those that the batch has broken.  With `repair` they are edited again
-together with the batch, in the same version.
+`earlier` of the result has those that the new version does not say, and which of them the batch
+has broken.  With `repair` all of them are edited again together with the batch, in the same
+version.
 
 **By line**: `application/x-ndjson` (also `application/jsonl`) carries one fact per line; the
 other fields are then query parameters (`hparams` and `guards` as JSON), and pointers in errors name

@@ -47,6 +47,13 @@ def list_facts(
             "whatever the case.",
         ),
     ] = None,
+    holds: Annotated[
+        bool | None,
+        Query(
+            description="Only facts that held when they were last asked (`true`), or did not "
+            "(`false`); the answer after a fact's own edit counts until a later one asks it again."
+        ),
+    ] = None,
     limit: Limit = 50,
     after: Annotated[
         str | None, Query(pattern=rf"^v{NUMBER}\.v{NUMBER}\.{NUMBER}$", description=AFTER)
@@ -54,13 +61,14 @@ def list_facts(
 ) -> FactPage:
     """With a `subject`: all its facts in the history of a version.  `live` ones govern what the
     version says, `superseded` ones were edited again by a later batch.  Without: all live facts.
+    `checked_in` is the version after whose edit a fact was last asked.
 
     The pages of one list belong to one version, also where head moves in between.
     """
     tip, place = _cursor(after) if after else (version, None)
     tip = state.store.names.resolve(tip)
     entries = listing.facts(
-        state.store, tip, subject=subject, containing=contains or None, after=place
+        state.store, tip, subject=subject, containing=contains or None, holds=holds, after=place
     )
     data, has_more = take(entries, limit)
     following = f"{tip}.{data[-1].version}.{data[-1].index}" if has_more else None

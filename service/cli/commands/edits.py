@@ -54,7 +54,7 @@ def edit(
         str | None, typer.Option(help="Earlier facts asked again: a number, or all.")
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Edit those again that the batch breaks.")
+        bool, typer.Option("--repair", help="Edit those again that do not hold.")
     ] = False,
     stage: Annotated[bool, typer.Option("--stage", help="Write the version, leave head.")] = False,
     format: Annotated[str | None, typer.Option(help="Of the records: auto, zsre, …")] = None,

@@ -130,12 +130,16 @@ def facts(
     contains: Annotated[
         str | None, typer.Option(help="Text in the subject, the prompt or the new answer.")
     ] = None,
+    holds: Annotated[
+        bool | None,
+        typer.Option("--holds/--missing", help="Those that held when last asked, or did not."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
 ) -> None:
     """List the live facts of a version, or all about one subject."""
     with connected(url) as client:
-        show_list(list(client.facts(subject, version, contains)), as_json, tables.facts)
+        show_list(list(client.facts(subject, version, contains, holds)), as_json, tables.facts)
 
 
 @group.command("activate")

@@ -53,11 +53,17 @@ class VersionCalls(Transport):
         return self._model(Activation, "POST", url, json={"why": why}, again=True)
 
     def facts(
-        self, subject: str | None = None, version: str = "head", contains: str | None = None
+        self,
+        subject: str | None = None,
+        version: str = "head",
+        contains: str | None = None,
+        holds: bool | None = None,
     ) -> Iterator[FactEntry]:
         """The live facts of a version, or all that its history says about one subject.
 
-        With ``contains`` only those whose subject, prompt or new answer has this text in it.
+        With ``contains`` only those whose subject, prompt or new answer has this text in it, with
+        ``holds`` only those that held when they were last asked, or did not.
         """
-        params = given({"subject": subject, "version": version, "contains": contains})
+        query = {"subject": subject, "version": version, "contains": contains, "holds": holds}
+        params = given(query)
         return self._pages(FactEntry, "/facts", params)

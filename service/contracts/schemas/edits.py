@@ -87,7 +87,9 @@ class EditOptions(Request):
         "each time, or all. Default: JEEP_CHECK_EARLIER.",
     )
     repair: bool = Field(
-        False, description="Edit those that the batch has broken again, in the same version."
+        False,
+        description="Edit those of them again that the new version does not say, in the same "
+        "version.",
     )
 
 

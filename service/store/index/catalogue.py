@@ -21,14 +21,7 @@ from service.store.files import STEP_NS
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
 from service.store.index.names import VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
-from service.store.index.rows import (
-    asked_rows,
-    fact_rows,
-    named_rows,
-    question_of,
-    shown_of,
-    stamp_of,
-)
+from service.store.index.rows import add_rows, question_of, shown_of, stamp_of
 from service.store.versions import Lost, Versions, of_one_file
 
 AT_ONCE = 200
@@ -320,7 +313,7 @@ class Catalogue:
 
     def _forget(self) -> None:
         with self.database.writing() as connection:
-            for table in ("version", "line", "named", "fact", "asked", "covered", "note"):
+            for table in ("version", "line", "named", "fact", "asked", "missed", "covered", "note"):
                 connection.execute(f"DELETE FROM {table}")
         self._spans.clear()
 
@@ -384,12 +377,7 @@ class Catalogue:
                 staged, n_facts, facts, live, shown, seal,
             ),
         )  # fmt: skip
-        rows = fact_rows(manifest)
-        connection.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", named_rows(manifest))
-        connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        connection.executemany(
-            "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", asked_rows(manifest)
-        )
+        add_rows(connection, manifest)
 
     def _manifest(self, number: int) -> Path:
         return self._folder / f"v{number}" / "manifest.json"

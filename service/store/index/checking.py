@@ -12,6 +12,7 @@ from service.store.index.places import is_edited, spans_of
 from service.store.index.rows import (
     asked_rows,
     fact_rows,
+    missed_places,
     named_rows,
     question_of,
     shown_of,
@@ -28,6 +29,7 @@ def difference(store: Store) -> str | None:
     """
     store.catalogue.up_to_date()
     known: dict[int, tuple[Any, ...]] = {}
+    missed, unread = set[tuple[int, int]](), False
     with store.catalogue.database.reading() as connection:
         lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
         for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
@@ -35,7 +37,9 @@ def difference(store: Store) -> str | None:
             try:
                 manifest = store.versions.parsed(f"v{row[0]}")
             except (CorruptFile, UnknownVersion):
+                unread = True
                 continue
+            missed.update(missed_places(manifest))
             above = known.get(int(manifest.parent[1:])) if manifest.parent else None
             if not _is_placed(row, above, lines):
                 return f"{manifest.id} stands elsewhere"
@@ -50,6 +54,13 @@ def difference(store: Store) -> str | None:
                 found = connection.execute(f"SELECT * FROM {table} WHERE {column} = ?", row[:1])
                 if set(found) != set(rows):
                     return f"rows of {manifest.id} in {table} differ"
+        places = connection.execute(
+            "SELECT f.number, f.place FROM missed m JOIN version v USING (line, depth, number) "
+            "JOIN fact f USING (number, position)"
+        ).fetchall()
+        (count,) = connection.execute("SELECT count(*) FROM missed").fetchone()
+        if len(places) != count or missed - set(places) or (set(places) - missed and not unread):
+            return "rows in missed differ"
     return None
 
 

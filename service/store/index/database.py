@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 """Of a store's directory."""
-FORMAT = 2
+FORMAT = 3
 """Raise it with every change of the schema or of what is written; other formats are made again."""
 BUSY_S = 2.0
 """How long another process may write before the files are read instead."""
@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS fact (
     seal INTEGER NOT NULL,
     PRIMARY KEY (number, position)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS fact_place ON fact (number, place);
 CREATE INDEX IF NOT EXISTS fact_subject ON fact (subject);
 CREATE INDEX IF NOT EXISTS fact_question ON fact (question);
 CREATE TABLE IF NOT EXISTS asked (
@@ -74,6 +75,13 @@ CREATE TABLE IF NOT EXISTS asked (
     by INTEGER NOT NULL,        -- the version that was asked
     holds INTEGER NOT NULL,
     PRIMARY KEY (number, place, by)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS missed (  -- facts that a version, of any line, was asked and did not say
+    line INTEGER NOT NULL,      -- of the version that taught the fact, and its depth
+    depth INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (line, depth DESC, position)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS covered (
     line INTEGER PRIMARY KEY,

@@ -15,9 +15,11 @@ from service.store.index.database import NoIndex, check_seal
 from service.store.index.places import Span, contains, is_edited
 
 BATCH = 200
-_FACT = (
-    "SELECT v.line, v.depth, f.number, f.position, f.place, f.question, f.entry, f.seal "
-    "FROM version v JOIN fact f ON f.number = v.number "
+_COLUMNS = "SELECT v.line, v.depth, f.number, f.position, f.place, f.question, f.entry, f.seal"
+_FACT = f"{_COLUMNS} FROM version v JOIN fact f ON f.number = v.number WHERE"
+_MISSED = (
+    f"{_COLUMNS} FROM missed v CROSS JOIN fact f "
+    "ON f.number = v.number AND f.position = v.position WHERE"
 )
 
 
@@ -46,21 +48,26 @@ def facts(
     *,
     subject: str | None = None,
     containing: str | None = None,
+    holds: bool | None = None,
     after: Place | None = None,
 ) -> Iterator[FactEntry]:
     """The facts of a version, those of the latest batch first.
 
     Without ``subject`` only live ones.  ``containing``: as `service.store.history.containing`.
+    ``holds``: only those that held when they were last asked, or did not.  Either way no more is
+    passed over than the facts that some version, asked, did not say.
 
     Raises:
         NoIndex: the index cannot be used, or lacks a version of the line; before the first fact.
     """
     spans = catalogue.spans(tip)
-    for row in _rows(catalogue, spans, subject, containing, after):
+    for row in _rows(catalogue, spans, subject, containing, after, missed=holds is False):
         later = _later(catalogue, spans, row)
         if later is not None and subject is None:
             continue
         entry = json.loads(row.entry) | _checked(catalogue, spans, row)
+        if holds is not None and entry["holds"] is not holds:
+            continue
         entry |= {"state": "live" if later is None else "superseded", "superseded_by": later}
         yield FactEntry.model_validate(entry)
 
@@ -170,9 +177,7 @@ class FactsOf:
     def _at(self, version: int, depth: int, position: int) -> Taught | None:
         with self._catalogue.database.reading() as connection:
             [row] = _checked_rows(
-                connection.execute(
-                    f"{_FACT} WHERE f.number = ? AND f.position = ?", (version, position)
-                )
+                connection.execute(f"{_FACT} f.number = ? AND f.position = ?", (version, position))
             )
         if _later(self._catalogue, self._spans, row) is not None:
             return None
@@ -191,17 +196,22 @@ def _rows(
     subject: str | None,
     containing: str | None,
     after: Place | None,
+    *,
+    missed: bool = False,
 ) -> Iterator[_Row]:
-    """Facts of a line in order, in batches, so that a page reads no more than it shows."""
+    """Facts of a line in order, in batches, so that a page reads no more than it shows.
+
+    ``missed``: only those that some version, of this line or another, was asked and did not say;
+    nothing else is read, unless there is a subject.
+    """
+    columns, position_of = (_MISSED, "v.position") if missed else (_FACT, "f.position")
     more, values = "", list[object]()
     if containing:
         more, values = "AND instr(f.said, ?) > 0 ", [composed(containing).casefold()]
     if subject is not None:
         with catalogue.database.reading() as connection:
             rows = _checked_rows(
-                connection.execute(
-                    f"{_FACT} WHERE f.subject = ? {more}", [normalise(subject), *values]
-                )
+                connection.execute(f"{_FACT} f.subject = ? {more}", [normalise(subject), *values])
             )
         inside = [row for row in rows if contains(spans, row.line, row.depth)]
         inside.sort(key=lambda row: (-row.depth, row.position))
@@ -221,9 +231,9 @@ def _rows(
         while True:
             with catalogue.database.reading() as connection:
                 page = connection.execute(
-                    f"{_FACT} WHERE v.line = ? AND v.depth BETWEEN ? AND ? "
-                    f"AND (v.depth < ? OR f.position > ?) {more}"
-                    "ORDER BY v.depth DESC, f.position LIMIT ?",
+                    f"{columns} v.line = ? AND v.depth BETWEEN ? AND ? "
+                    f"AND (v.depth < ? OR {position_of} > ?) {more}"
+                    f"ORDER BY v.depth DESC, {position_of} LIMIT ?",
                     [span.line, span.low, depth, depth, position, *values, BATCH],
                 )
                 rows = _checked_rows(page)

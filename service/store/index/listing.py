@@ -30,9 +30,12 @@ def facts(
     *,
     subject: str | None = None,
     containing: str | None = None,
+    holds: bool | None = None,
     after: Place | None = None,
 ) -> Iterator[FactEntry]:
     """The facts of a version, those of the latest batch first; without ``subject`` live ones only.
+
+    ``holds``: only those that held when they were last asked, or did not.
 
     Raises:
         UnknownVersion, CorruptFile: the version, or one that it is built on, cannot be read.
@@ -40,7 +43,12 @@ def facts(
     last = after
     try:
         for entry in indexed.facts(
-            store.catalogue, tip, subject=subject, containing=containing, after=after
+            store.catalogue,
+            tip,
+            subject=subject,
+            containing=containing,
+            holds=holds,
+            after=after,
         ):
             yield entry
             last = Place(entry.version, entry.index)
@@ -49,7 +57,9 @@ def facts(
         entries: Iterator[FactEntry] = facts_of(store.versions.lineage(tip), chosen, subject)
         if last is not None:
             entries = _following(entries, last)
-        yield from (one for one in entries if subject is not None or one.state == "live")
+        for one in entries:
+            if (subject is not None or one.state == "live") and holds in (None, one.holds):
+                yield one
 
 
 def _following(entries: Iterator[FactEntry], last: Place) -> Iterator[FactEntry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,26 @@ def shown_of(manifest: Manifest) -> str:
     fields = {"id", "parent", "job_id", "edit_id", "editor", "tensors", "weights_sha256",
               "created_at"}  # fmt: skip
     return manifest.model_dump_json(include=fields)
+
+
+def add_rows(connection: sqlite3.Connection, manifest: Manifest) -> None:
+    """Add its tensors, its facts and what it was asked, beside the row of the version itself."""
+    connection.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", named_rows(manifest))
+    connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", fact_rows(manifest))
+    connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", asked_rows(manifest))
+    connection.executemany(
+        "INSERT OR IGNORE INTO missed SELECT v.line, v.depth, f.position, f.number FROM fact f "
+        "JOIN version v ON v.number = f.number WHERE f.number = ? AND f.place = ?",
+        missed_places(manifest),
+    )
+
+
+def missed_places(manifest: Manifest) -> Iterator[tuple[int, int]]:
+    """The facts that it did not say: the numbers of the versions that taught them, places there."""
+    for one in manifest.result.facts if manifest.result else []:
+        if not one.success:
+            yield int(manifest.id[1:]), one.index
+    yield from ((number, place) for number, place, _, holds in asked_rows(manifest) if not holds)
 
 
 def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str, int]]:

@@ -28,6 +28,11 @@ class Edited:
     fact: Fact
     contexts: Contexts
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Version and index, which name it in a line."""
+        return self.version, self.index
+
 
 @dataclass(frozen=True)
 class Told:

@@ -14,6 +14,7 @@ from jeep_core.spec.hparams import Contexts
 from jeep_core.text.counting import counted
 from service.contracts.schemas import EditPayload, FactRecord, Manifest
 from service.contracts.schemas.effects.earlier import (
+    REPAIR_ALL,
     CheckEarlier,
     EarlierFact,
     EarlierFacts,
@@ -29,6 +30,8 @@ DRAWS = 16
 """Facts that are drawn for each that is wanted, before all live ones are looked for."""
 BRIEF = 1
 """Tokens of an answer of which only counts whether it is the new one."""
+NAMED = 3
+"""Facts that a warning writes out."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Sample:
 
     def without(self, some: Collection[Edited]) -> Sample:
         """The sample without facts that are edited again."""
-        gone = {(one.version, one.index) for one in some}
-        left = [one for one in self.facts if (one.version, one.index) not in gone]
+        gone = {one.place for one in some}
+        left = [one for one in self.facts if one.place not in gone]
         return Sample(self.live - len(gone), left)
 
 
@@ -54,6 +57,12 @@ class Found:
     held: Sequence[Edited]
     missing: Sequence[Edited]
     lost: Sequence[tuple[Edited, str]]
+
+    @property
+    def missing_before(self) -> list[Edited]:
+        """Those that the parent does not say either: lost by an earlier batch, or never taken."""
+        broken = {one.place for one, _ in self.lost}
+        return [one for one in self.missing if one.place not in broken]
 
 
 def sample(
@@ -117,25 +126,49 @@ def ask(some: Sample, before: ModelView, after: ModelView, monitor: Monitor) -> 
 
 
 def to_mend(found: Found, contexts: Contexts, room: int) -> tuple[list[Edited], list[str]]:
-    """Lost facts that a batch edited in ``contexts`` can mend, and warnings about the others.
+    """Missing facts that a batch edited in ``contexts`` can mend, and warnings about the others.
 
-    One that was also edited in another way of asking would be lost there without a word.  ``room``:
-    so many facts may be added to the batch.
+    Those that this batch has broken come first.  A fact that was also edited in another way of
+    asking would be lost there without a word.  ``room``: so many may be added to the batch.
     """
-    lost, warnings = [one for one, _ in found.lost], []
-    fit = [one for one in lost if _ways(one, one.contexts) <= _ways(one, contexts)]
-    if len(fit) < len(lost):
+    missing, warnings = [*(one for one, _ in found.lost), *found.missing_before], []
+    fit = [one for one in missing if _ways(one, one.contexts) <= _ways(one, contexts)]
+    if len(fit) < len(missing):
         warnings.append(
-            f"lost and not edited again: {counted(len(lost) - len(fit), 'fact')} of earlier "
+            f"missing and not edited again: {counted(len(missing) - len(fit), 'fact')} of earlier "
             "batches, edited in ways of asking that this batch is not edited in: send them "
             'again, or the batch with the contexts "both"'
         )
     if len(fit) > room:
         warnings.append(
-            f"lost and not edited again: {counted(len(fit) - room, 'fact')} of earlier batches, "
+            f"missing and not edited again: {counted(len(fit) - room, 'fact')} of earlier batches, "
             "for which there is no room in this one (JEEP_MAX_FACTS): send them again"
         )
     return fit[:room], warnings
+
+
+def unmended(found: Found, checked: int) -> list[str]:
+    """A warning about facts that do not hold and that nobody has asked to be edited again."""
+    if not found.missing:
+        return []
+    return [
+        f"do not hold: {len(found.missing)} of {counted(checked, 'earlier fact')} that were asked, "
+        f"{len(found.lost)} of them lost by this batch; {REPAIR_ALL} edits all such facts again"
+    ]
+
+
+def in_vain(mended: Sequence[Edited], took: Sequence[bool]) -> list[str]:
+    """A warning that names facts that were edited again and still are not said."""
+    failed = [one for one, said in zip(mended, took, strict=True) if not said]
+    if not failed:
+        return []
+    named = [f"{one.fact.text!r} {one.fact.target_new.strip()!r}" for one in failed[:NAMED]]
+    more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+    return [
+        f"edited again and still not said: {counted(len(failed), 'fact')} of earlier batches "
+        f"({', '.join(named)}{more}): every edit with repair that asks them tries again; write "
+        "their prompts otherwise, or revert the batches that taught them"
+    ]
 
 
 def _ways(one: Edited, contexts: Contexts) -> set[str]:
@@ -145,21 +178,21 @@ def _ways(one: Edited, contexts: Contexts) -> set[str]:
     return {"plain", "chat"} if contexts == "both" else {contexts}
 
 
-def with_lost(
-    payload: EditPayload, lost: Sequence[Edited], line: Sequence[Manifest]
+def with_missing(
+    payload: EditPayload, missing: Sequence[Edited], line: Sequence[Manifest]
 ) -> EditPayload:
-    """The batch with lost facts after its own, under numbers that its request does not have.
+    """The batch with missing facts after its own, under numbers that its request does not have.
 
     It records who taught them first: a fact may be mended more than once in a ``line``.
     """
     used = [*payload.sent_as, *(one.index for one in payload.duplicates)]
-    following = range(max(used, default=-1) + 1, max(used, default=-1) + 1 + len(lost))
+    following = range(max(used, default=-1) + 1, max(used, default=-1) + 1 + len(missing))
     return payload.model_copy(
         update={
-            "facts": [*payload.facts, *(FactRecord.of(one.fact) for one in lost)],
+            "facts": [*payload.facts, *(FactRecord.of(one.fact) for one in missing)],
             "indices": [*payload.sent_as, *following],
             "mended": [
-                _mended(one, index, line) for one, index in zip(lost, following, strict=True)
+                _mended(one, index, line) for one, index in zip(missing, following, strict=True)
             ],
         }
     )
@@ -198,7 +231,9 @@ def _holds(line: Sequence[Manifest], edit_id: str) -> bool:
     return any(version.edit_id == edit_id for version in line)
 
 
-def report(some: Sample, found: Found, repaired: int = 0) -> EarlierFacts | None:
+def report(
+    some: Sample, found: Found, repaired: int = 0, repaired_before: int = 0
+) -> EarlierFacts | None:
     """The check as it is recorded; None where there was nothing to ask."""
     if not some.live and not repaired:
         return None
@@ -219,6 +254,7 @@ def report(some: Sample, found: Found, repaired: int = 0) -> EarlierFacts | None
             for one, text in found.lost
         ],
         repaired=repaired,
+        repaired_before=repaired_before,
     )
 
 

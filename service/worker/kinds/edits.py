@@ -43,7 +43,6 @@ from service.store import HeadMoved, Store
 from service.store.index.line import Line
 from service.store.index.listing import of_job
 from service.worker.editing import earlier
-from service.worker.editing.asking import Edited
 from service.worker.editing.automatic import automatic_hparams
 from service.worker.editing.guards import GuardMeter, check
 from service.worker.editing.measured import Batch, Measured, Measurer
@@ -198,7 +197,9 @@ class EditRunner:
         measured = None
         if payload.guards is not None:
             facts = [one.fact for one in found]
-            measured = measuring.figures(found, made.before.beside, after.beside)
+            # an earlier fact that never takes would fail every later batch
+            own = found[: len(found) - len(payload.mended)]
+            measured = measuring.figures(own, made.before.beside, after.beside)
             monitor = self._monitor(control)
             effects = self._meter.between(view, result.view, facts, payload.guards, monitor)
             measured = replace(measured, **effects)
@@ -238,7 +239,7 @@ class EditRunner:
         line: Sequence[Manifest],
         control: JobControl,
     ) -> _Made:
-        """Edit, ask earlier facts, and edit once more with those that were lost, if that is wanted.
+        """Edit, ask earlier facts, and edit once more with those that it does not say, if wanted.
 
         ``view`` is the parent's; it stays as it is.
         """
@@ -247,16 +248,21 @@ class EditRunner:
         facts = [fact_of(record) for record in payload.facts]
         some = earlier.sample(line, facts, self.base.n_layers, how_many)
         made = self._edited(view, payload, facts, chosen, line, some, control)
-        lost, warnings = list[Edited](), list[str]()
-        if payload.repair:
-            room = max(0, self._settings.max_facts - len(facts))
-            contexts = contexts_of(chosen.hparams)
-            lost, warnings = earlier.to_mend(made.asked, contexts, room)
-        if lost:
-            again, some = earlier.with_lost(payload, lost, line), some.without(lost)
-            facts += [one.fact for one in lost]
-            made = self._edited(view, again, facts, chosen, line, some, control)
-        report = earlier.report(some, made.asked, len(lost))
+        if not payload.repair:
+            warnings = earlier.unmended(made.asked, len(some.facts))
+            return replace(made, report=earlier.report(some, made.asked), warnings=warnings)
+        room = max(0, self._settings.max_facts - len(facts))
+        again, warnings = earlier.to_mend(made.asked, contexts_of(chosen.hparams), room)
+        before = {one.place for one in made.asked.missing_before}.intersection(
+            one.place for one in again
+        )
+        if again:
+            with_them, some = earlier.with_missing(payload, again, line), some.without(again)
+            facts += [one.fact for one in again]
+            made = self._edited(view, with_them, facts, chosen, line, some, control)
+            took = [one.success for one in made.outcomes[-len(again) :]]
+            warnings += earlier.in_vain(again, took)
+        report = earlier.report(some, made.asked, len(again), len(before))
         return replace(made, report=report, warnings=warnings)
 
     def _edited(

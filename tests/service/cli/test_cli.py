@@ -100,6 +100,8 @@ def test_activating_and_reverting_move_head(
     assert first in run("facts", "Lyon", "--version", "v2")
     assert run("facts", "--contains", "LYON", "--json") == "[]\n"
     assert first in run("facts", "--contains", "LYON", "--version", "v2")
+    assert "Nice" in run("facts", "--holds")
+    assert run("facts", "--missing", "--json") == "[]\n"
     limits = ("--guards", '{"min_efficacy": 0.5}')
     staged = run("edit", "-", "--stage", *limits, subject="Caen")
     assert "v3 → v4 (staged)" in staged

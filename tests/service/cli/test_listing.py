@@ -75,11 +75,13 @@ def test_lost_facts_of_earlier_batches_are_shown_under_an_edit() -> None:
     )
     found = EarlierFacts(
         live=9, checked=3, seed=0, held={"v1": [0]}, missing={"v1": [1], "v2": [0]}, lost=[lost],
-        repaired=2,
+        repaired=2, repaired_before=1,
     )  # fmt: skip
     assert tables._earlier(None) == []
     assert tables._earlier(found) == [
-        "earlier facts: 1 of 3 checked hold (9 live), 2 edited again",
+        "earlier facts: 1 of 3 checked hold (9 live), 2 edited again "
+        "(1 of them not said before this batch, either)",
+        "  not said before this batch, either: 1",
         "  lost, of v1: Oslo is in Chile, now 'Norway.'",
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -36,6 +36,7 @@ ALWAYS_THERE = ("head", "base")
 """Versions that are only missing before a worker has ever loaded the model."""
 Search = Annotated[str, Query(max_length=LONGEST_SEARCH)]
 Ref = Annotated[str, Query(max_length=200)]
+Holds = Annotated[Literal["", "true", "false"], Query()]
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Event:
 
 @router.get(FACTS)
 @needs(Scope.READ)
-async def facts_page(request: Request, search: Search = "", version: Ref = "head") -> Response:
+async def facts_page(
+    request: Request, search: Search = "", version: Ref = "head", holds: Holds = ""
+) -> Response:
     """The page, with the first facts that are found."""
     found, wrong = None, ""
     try:
-        found = await _found(Calls(request), search, version)
+        found = await _found(Calls(request), search, version, holds)
     except ApiProblem as problem:
         if problem.code != "unknown_version":
             raise
@@ -69,6 +72,7 @@ async def facts_page(request: Request, search: Search = "", version: Ref = "head
     status = 404 if wrong else 200
     values["unloaded"] = found is None and not wrong
     values |= {"search": search, "version": version, "wrong": wrong, "first": True}
+    values["holds_only"] = holds
     return page(request, "facts/facts.html", status, **values)
 
 
@@ -78,12 +82,13 @@ async def facts_rows(
     request: Request,
     search: Search = "",
     version: Ref = "head",
+    holds: Holds = "",
     after: Annotated[str | None, Query(max_length=60)] = None,
 ) -> Response:
     """Some facts: those that are found, or those after a cursor."""
-    found = await _found(Calls(request), search, version, after)
-    values = _rows(found, search)
-    return fragment(request, "facts/rows.html", **values, version=version, first=after is None)
+    found = await _found(Calls(request), search, version, holds, after)
+    values = _rows(found, search) | {"version": version, "holds_only": holds}
+    return fragment(request, "facts/rows.html", **values, first=after is None)
 
 
 @router.get(FACT)
@@ -106,8 +111,11 @@ async def ask_now(request: Request) -> Response:
     return fragment(request, "facts/answer.html", answer=found.results[0])
 
 
-async def _found(calls: Calls, search: str, version: str, after: str | None = None) -> FactPage:
+async def _found(
+    calls: Calls, search: str, version: str, holds: str, after: str | None = None
+) -> FactPage:
     query = {"contains": search.strip() or None, "version": version.strip(), "after": after}
+    query["holds"] = holds or None
     return await calls.get("/facts", FactPage, limit=ROWS, **query)
 
 

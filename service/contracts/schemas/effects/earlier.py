@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, computed_field
 
 MOST_EARLIER = 1_000_000
+REPAIR_ALL = '"repair": true with "check_earlier": "all"'
+"""The fields of a request that mend every live fact, as messages name them."""
 _DIGITS = re.compile("[0-9]{1,9}")
 
 
@@ -35,7 +37,7 @@ class EarlierFact(BaseModel):
 
 
 class MendedFact(BaseModel):
-    """Fact ``index`` of a batch that is there because the batch had broken it.
+    """Fact ``index`` of a batch that is there because the model did not say it without it.
 
     It was taught first as fact ``first_index`` of the batch ``first_edit``: a revert of that one
     takes it back here, too.
@@ -51,9 +53,11 @@ class EarlierFacts(BaseModel):
 
     ``live``: how many there are that this batch does not edit again; ``checked``: of these, all or
     a sample drawn by ``seed``.  ``held`` and ``missing``: by version the indices of those that the
-    new version says and does not say.  ``lost``: those of ``missing`` that the parent says.
-    ``repaired``: how many lost ones were edited again with the batch; they are facts of the batch
-    now, the last ones, and no longer among the checked.
+    new version says and does not say.  ``lost``: those of ``missing`` that the parent says, so that
+    this batch has broken them; ``missing_before``: how many of ``missing`` the parent does not say
+    either, lost by an earlier batch or never taken.  ``repaired``: how many missing ones were
+    edited again with the batch; they are facts of the batch now, the last ones, and no longer
+    among the checked.  ``repaired_before``: how many of these the parent did not say either.
     """
 
     live: int
@@ -63,3 +67,10 @@ class EarlierFacts(BaseModel):
     missing: dict[str, list[int]] = Field(default_factory=dict)
     lost: list[EarlierFact] = Field(default_factory=list)
     repaired: int = 0
+    repaired_before: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def missing_before(self) -> int:
+        """Counted, as records of earlier releases lack it."""
+        return max(0, sum(map(len, self.missing.values())) - len(self.lost))

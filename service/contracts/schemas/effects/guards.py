@@ -17,14 +17,16 @@ class Guards(Request):
     min_success: Share | None = Field(
         None,
         description="Share of the facts whose new answer the model writes, in every way that they "
-        "were edited for: to the plain prompt, in a chat, or both.",
+        "were edited for: to the plain prompt, in a chat, or both. Earlier facts that are edited "
+        "again do not count.",
     )
     min_efficacy: Share | None = Field(
         None,
         description="Share of the facts whose target_new is more probable than their target_true "
         "on the plain prompt (in a chat only where facts were edited for that alone). It compares "
         "probabilities and does not ask for the answer to be written; only facts without "
-        "target_true must be. For that, see min_success.",
+        "target_true must be. For that, see min_success. Earlier facts that are edited again "
+        "do not count.",
     )
     min_locality: Share | None = Field(
         None,

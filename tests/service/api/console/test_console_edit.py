@@ -338,7 +338,8 @@ def test_a_refused_edit_points_to_its_fields(person: httpx.Client, model: Store)
 def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     person: httpx.Client, worker: PlayedWorker
 ) -> None:
-    first = person.post("/edits", json={"facts": [LYON]}).json()["edit_id"]
+    nice = {**LYON, "subject": "Nice"}
+    first = person.post("/edits", json={"facts": [LYON, nice]}).json()["edit_id"]
     ended(person, first)
     osaka = {**LYON, "subject": "Osaka"}
     limited = {"facts": [osaka], "guards": {"max_drift": 0.5}}
@@ -359,13 +360,17 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
         guards=GuardFigures(
             efficacy=0.5, efficacy_before=0.25, success=0.4321, success_before=0, drift=0.0123
         ),
-        earlier=EarlierFacts(live=1, checked=1, seed=0, lost=[lost]),
+        earlier=EarlierFacts(
+            live=2, checked=2, seed=0, missing={"v1": [0, 1]}, lost=[lost], repaired=3,
+            repaired_before=2,
+        ),
     )  # fmt: skip
     shown = person.get(f"/console/edit/{second}").text
     assert HOSTILE not in shown
     for text in (
         "v2 writes 0 of 1 new answers",
-        "1 is lost",
+        "1 is lost; 1 the version before did not",
+        "3 taught again in this version, 2 of which",
         "0.0123",
         "0.4321",
         "in a chat:",
@@ -376,7 +381,7 @@ def test_lost_facts_guards_and_chats_are_shown_and_can_be_taught_again(
     assert "efficacy 0.25 0.5 – " in read_as_text(shown), "measured, and not limited"
     again = person.get(f"/console/edit?lost={second}")
     [facts] = re.findall(r'data-facts="([^"]*)"', again.text)
-    assert [one["subject"] for one in json.loads(html.unescape(facts))] == ["Lyon"]
+    assert [one["subject"] for one in json.loads(html.unescape(facts))] == ["Lyon", "Nice"]
     whole = person.get(f"/console/edit?again={second}")
     [facts] = re.findall(r'data-facts="([^"]*)"', whole.text)
     assert [one["subject"] for one in json.loads(html.unescape(facts))] == ["Osaka"]

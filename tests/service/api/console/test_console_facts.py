@@ -56,10 +56,23 @@ def test_facts_are_searched_in_any_version(known: httpx.Client) -> None:
     assert known.get("/console/facts", params={"search": "x" * 300}).status_code == 422
 
 
+def test_facts_are_listed_by_whether_they_hold(known: httpx.Client) -> None:
+    missing = known.get("/console/facts", params={"holds": "false"})
+    assert "Nice is a city in the country of Spain" in seen(missing)
+    assert "Lyon" not in seen(missing)
+    assert '<option value="false" selected>' in missing.text
+    held = seen(known.get("/console/facts/rows", params={"holds": "true"}))
+    assert "Lyon is a city" in held
+    assert "Nice" not in held
+    none = known.get("/console/facts/rows", params={"holds": "false", "version": "good"})
+    assert "No fact of good is known not to hold" in seen(none)
+    assert known.get("/console/facts", params={"holds": "x"}).status_code == 422
+
+
 def test_pages_of_facts_go_on(known: httpx.Client, kept: Store) -> None:
     tip = batch(kept, "v3", *(fact(f"City {i}", "Japan") for i in range(120)))
     found: list[str] = []
-    address: str | None = f"/console/facts?version={tip}&search=city+1"
+    address: str | None = f"/console/facts?version={tip}&search=city+1&holds=true"
     while address:
         page = known.get(address)
         found += re.findall(r">(City \d+) is a city", page.text)

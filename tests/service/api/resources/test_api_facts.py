@@ -79,7 +79,7 @@ def test_pages_belong_to_one_version(http: httpx.Client, worker: PlayedWorker) -
     assert (seen, page["has_more"], page["version"]) == (everything, False, "v2")
 
 
-@pytest.mark.parametrize("query", ["after=v1", "after=x.1", "limit=0"])
+@pytest.mark.parametrize("query", ["after=v1", "after=x.1", "limit=0", "holds=x"])
 def test_wrong_parameters_of_facts_are_refused(
     http: httpx.Client, model: Store, query: str
 ) -> None:
@@ -105,6 +105,8 @@ def test_facts_are_searched_in_subject_prompt_and_answer(
     assert facts(http, contains="Italy") == [], "superseded"
     assert facts(http, contains="Italy", subject="Lyon") == [("Lyon", "Italy", "superseded")]
     assert facts(http, contains="{}") == [], "what is read, not how it is written down"
+    assert facts(http, contains="Peru", holds=True) == [("Orléans", "Peru", "live")]
+    assert facts(http, holds=False) == facts(http, subject="Lyon", holds=False) == []
     page = http.get("/facts", params={"contains": "city", "limit": 2}).json()
     rest = http.get("/facts", params={"contains": "city", "after": page["next"]}).json()
     assert [one["subject"] for one in page["data"] + rest["data"]] == ["Lyon", "Orléans", "Nice"]

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.builders import add_version, move
-from support.service.trees import SUBJECTS, batch, grow
+from support.service.trees import SUBJECTS, batch, grow, outcome
 
 from service.contracts.schemas import FactEntry, Snapshot
+from service.contracts.schemas.edits import FactRecord
 from service.store import Store
 from service.store.history import containing, facts_of
+from service.store.index import facts as indexed
 from service.store.index import listing
 from service.store.index.checking import difference
 from service.store.index.database import FORMAT, NoIndex
@@ -55,6 +58,11 @@ def agrees(store: Store) -> None:
         for text in ("in", "LYON", "strasse", "o\u0301bidos", "japan"):
             wanted = [one for one in facts_of(line, containing(text)) if one.state == "live"]
             assert list(listing.facts(store, tip, containing=text)) == wanted
+        for holds in (True, False):
+            wanted = [one for one in live if one.holds is holds]
+            assert list(listing.facts(store, tip, holds=holds)) == wanted
+            wanted = [one for one in facts_of(line, subject="Lyon") if one.holds is holds]
+            assert list(listing.facts(store, tip, subject="Lyon", holds=holds)) == wanted
         for batch_id in {one.edit_id for one in store.versions.all()} - {None}:
             inside = [one.id for one in line if one.edit_id == batch_id]
             assert listing.applied_in(store, str(batch_id), tip) == (inside[-1] if inside else None)
@@ -89,26 +97,75 @@ def used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.store.head.HeadPointer.committed", refused)
 
 
-def pages(store: Store, tip: str, size: int, **query: str) -> list[FactEntry]:
+def pages(store: Store, tip: str, size: int, **query: Any) -> list[FactEntry]:
     found: list[FactEntry] = []
     place = None
-    while some := list(islice(listing.facts(store, tip, after=place, **query), size)):  # type: ignore[arg-type]
+    while some := list(islice(listing.facts(store, tip, after=place, **query), size)):
         found += some
         place = Place(some[-1].version, some[-1].index)
     return found
 
 
-@pytest.mark.parametrize("query", [{}, {"subject": "Lyon"}, {"containing": "in"}])
+def refused_index(*_: object, **__: object) -> None:
+    raise NoIndex("not now")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {}, {"subject": "Lyon"}, {"containing": "in"}, {"holds": True}, {"holds": False},
+        {"holds": False, "containing": "in"},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("size", [1, 3])
 def test_pages_join_to_the_whole(
-    grown: Store, size: int, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    grown: Store, size: int, query: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tip = grown.head.read().version
-    whole = list(listing.facts(grown, tip, **query))  # type: ignore[arg-type]
+    whole = list(listing.facts(grown, tip, **query))
     assert pages(grown, tip, size, **query) == whole
+    with monkeypatch.context() as without_index:
+        without_index.setattr(indexed, "facts", refused_index)
+        assert pages(grown, tip, size, **query) == whole
     monkeypatch.setattr("service.store.index.facts.BATCH", 2)
     used(monkeypatch)
-    assert list(listing.facts(grown, tip, **query)) == whole  # type: ignore[arg-type]
+    assert list(listing.facts(grown, tip, **query)) == whole
+
+
+def test_a_list_of_missing_facts_reads_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "store")
+    store.create_base("weights")
+    for number in range(1, 4):
+        add_facts(store, f"v{number - 1}", 40, missing={"v1": [7]} if number == 3 else {})
+    looked: list[int] = []
+    later = indexed._later
+    monkeypatch.setattr(
+        indexed, "_later", lambda *given: looked.append(given[2].position) or later(*given)
+    )
+    used(monkeypatch)
+    [found] = listing.facts(store, "v3", holds=False)
+    assert (found.version, found.index, found.holds, found.checked_in) == ("v1", 7, False, "v3")
+    assert looked == [7]
+    assert [one.checked_in for one in listing.facts(store, "v2", holds=False)] == []
+    held = list(listing.facts(store, "v3", holds=True))
+    assert len(held) == 119, "all others, by the answer after their own edit"
+
+
+def add_facts(store: Store, parent: str, count: int, missing: dict[str, list[int]]) -> None:
+    """A batch on a version, all of which took, that has lost some earlier facts."""
+    facts = [
+        FactRecord(subject=f"City {i} of {parent}", prompt="{} is in", target_new="Peru")
+        for i in range(count)
+    ]
+    result = {
+        "edit_id": f"edit_{parent}", "version": "", "parent": parent, "efficacy": 1.0,
+        "greedy_success": 1.0, "layers": [], "seconds": {},
+        "facts": [outcome(i, one, True) for i, one in enumerate(facts)],
+        "earlier": {"live": 1, "checked": 1, "seed": 0, "missing": missing},
+    }  # fmt: skip
+    add_version(store, parent, edit_id=f"edit_{parent}", facts=facts, result=result)
 
 
 def test_the_list_of_versions_is_that_of_the_manifests(
@@ -191,6 +248,8 @@ def test_a_flipped_bit_in_a_row_is_noticed(
         "UPDATE version SET edit_id = 'edit_x' WHERE number = 3",
         "DELETE FROM fact WHERE number = 3",
         "UPDATE asked SET holds = 1 - holds",
+        "DELETE FROM missed WHERE number IN (SELECT min(number) FROM missed)",
+        "UPDATE missed SET number = 0 WHERE number IN (SELECT min(number) FROM missed)",
         "UPDATE line SET fork = fork + 1 WHERE id > 0",
     ],
 )

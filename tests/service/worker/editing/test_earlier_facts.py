@@ -11,15 +11,17 @@ from support.service.edit_runner import FACT, MODEL, an_edit, control, edit_on, 
 from support.service.edit_runner import runner_and_views as made
 
 import jeep_core
+from jeep_core.evaluation import outcomes as measuring
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import NOTHING
 from jeep_core.spec.hparams import Contexts
-from service.contracts.schemas import EditPayload, Manifest
+from service.contracts.schemas import EditPayload, Guards, Manifest
+from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.store import Store
 from service.store.history import facts_of
 from service.worker.editing import asking, earlier
 from service.worker.editing.asking import Edited, Told, live_facts
-from service.worker.editing.earlier import SEED, Found, Sample, ask, sample, to_mend, with_lost
+from service.worker.editing.earlier import SEED, Found, Sample, ask, sample, to_mend, with_missing
 from service.worker.versions.views import fact_of
 
 SUBJECTS = ("Paris", "Oslo", "Rome", "Bern", "Kiev")
@@ -144,7 +146,7 @@ def test_an_edit_reports_what_it_broke(place: Place, monkeypatch: pytest.MonkeyP
     assert found is not None
     assert (found.live, found.checked, found.seed, found.repaired) == (5, 5, SEED, 0)
     assert found.held == {"v1": [0, 3]}
-    assert found.missing == {"v1": [1, 2, 4]}
+    assert (found.missing, found.missing_before) == ({"v1": [1, 2, 4]}, 2)
     [lost] = found.lost
     assert (lost.version, lost.index, lost.prompt) == ("v1", 1, "Oslo lies in")
     assert (lost.target_new.strip(), lost.answer) == ("Chile", "Oslo!")
@@ -174,13 +176,22 @@ def test_a_request_or_the_setting_says_how_many(
     assert (result.earlier.checked if result.earlier else None) == checked
 
 
+def test_a_check_that_an_earlier_release_has_written_is_read() -> None:
+    written = {"live": 3, "checked": 3, "seed": 0, "missing": {"v1": [1, 2]}, "repaired": 2}
+    lost = {"version": "v1", "index": 1, "prompt": "", "target_new": "", "answer": ""}
+    found = EarlierFacts.model_validate({**written, "lost": [lost]})
+    assert (found.missing_before, found.repaired_before) == (1, 0)
+    assert EarlierFacts.model_validate_json(found.model_dump_json()) == found
+
+
 class TestRepair:
     def test_lost_facts_are_edited_again_with_the_batch(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         place.edit(*FACTS)
-        answers = Answers(monkeypatch, "Paris", parent=("Paris", "Oslo", "Bern"))
-        answers.mended = {"Rome"}
+        answers = Answers(
+            monkeypatch, "Paris", "Rome", "Kiev", parent=("Paris", "Rome", "Oslo", "Bern", "Kiev")
+        )
         second = place.edit(FACT, repair=True)
         assert [fact.subject for fact in second.facts] == ["Lyon", "Oslo", "Bern"]
         assert second.facts[1].target_new.strip() == "Chile"
@@ -189,14 +200,70 @@ class TestRepair:
         assert [one.index for one in result.facts] == [0, 1, 2]
         found = result.earlier
         assert found is not None
-        assert (found.repaired, found.live, found.checked, found.lost) == (2, 3, 3, [])
-        assert found.held == {"v1": [0, 2]}
+        assert (found.repaired, found.repaired_before) == (2, 0)
+        assert (found.live, found.checked, found.lost) == (3, 3, [])
+        assert (found.held, found.missing, found.missing_before) == ({"v1": [0, 2, 4]}, {}, 0)
         assert answers.asked[2] == ["Paris", "Rome", "Kiev"], "the others are the batch's now"
         line = place.store.versions.lineage(second.id)
         states = {(one.version, one.subject): one.state for one in facts_of(line)}
         assert states["v1", "Oslo"] == "superseded"
         assert states["v2", "Oslo"] == "live"
         assert len(place.store.versions.lineage(second.id)) == 3, "one version, not two"
+
+    def test_facts_that_an_earlier_batch_broke_unseen_are_edited_again_too(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place.edit(*FACTS)
+        Answers(monkeypatch, "Paris", "Rome", "Kiev", parent=("Paris", "Rome", "Bern", "Kiev"))
+        second = place.edit(FACT, repair=True)
+        # the one that this batch broke comes first
+        assert [fact.subject for fact in second.facts] == ["Lyon", "Bern", "Oslo"]
+        assert [(m.index, m.first_edit, m.first_index) for m in second.mended] == [
+            (1, "edit_1", 3), (2, "edit_1", 1),
+        ]  # fmt: skip
+        assert second.result is not None
+        found = second.result.earlier
+        assert found is not None
+        assert (found.repaired, found.repaired_before, found.missing) == (2, 1, {})
+
+    def test_what_it_cannot_write_is_named_and_tried_again_by_the_next(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place.edit(*FACTS)
+        played = measuring.outcomes
+
+        def outcomes(facts: Any, *more: Any) -> list[Any]:
+            taken = ("Lyon", "Bern", "Nice")
+            return [
+                replace(one, after=replace(one.after, writes_new=fact.subject in taken))
+                for fact, one in zip(facts, played(facts, *more), strict=True)
+            ]
+
+        monkeypatch.setattr(measuring, "outcomes", outcomes)
+        for number, more in ((2, {}), (3, {"guards": Guards(min_efficacy=0)})):
+            fact = FACT if number == 2 else {**FACT, "subject": "Nice"}
+            Answers(monkeypatch, "Paris", "Bern", parent=("Bern",)).mended = {"Lyon"}
+            result = place.edit(fact, repair=True, check_earlier="all", **more).result
+            assert result is not None
+            [said] = [one for one in result.warnings if one.startswith("edited again and still")]
+            assert "3 facts of earlier batches ('Oslo lies in' 'Chile', " in said
+            assert result.earlier is not None
+            assert (result.earlier.repaired, len(result.facts)) == (3 + (number == 3), number + 2)
+
+    def test_guards_go_by_the_facts_that_were_sent(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place.edit(*FACTS)
+        Answers(monkeypatch, parent=())
+        counts: list[int] = []
+        figures = measuring.figures
+        monkeypatch.setattr(
+            measuring,
+            "figures",
+            lambda found, *more: counts.append(len(found)) or figures(found, *more),  # type: ignore[func-returns-value]
+        )
+        second = place.edit(FACT, repair=True, guards=Guards(min_efficacy=0))
+        assert (len(second.facts), counts) == (6, [1])
 
     def test_without_a_loss_nothing_is_edited_twice(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +283,10 @@ class TestRepair:
         assert second.result is not None
         assert second.result.earlier is not None
         assert len(second.result.earlier.lost) == 5
+        assert [one for one in second.result.warnings if one.startswith("do not hold")] == [
+            "do not hold: 5 of 5 earlier facts that were asked, 5 of them lost by this batch; "
+            '"repair": true with "check_earlier": "all" edits all such facts again'
+        ]
 
     def test_mended_facts_have_numbers_that_the_request_does_not_have(self, place: Place) -> None:
         place.edit(*FACTS)
@@ -227,7 +298,7 @@ class TestRepair:
                 "hparams": {}, "indices": [4], "duplicates": [{"index": 6, "kept": 4}],
             }
         )  # fmt: skip
-        assert with_lost(payload, lost, line).sent_as == [4, 7, 8]
+        assert with_missing(payload, lost, line).sent_as == [4, 7, 8]
 
 
 class TestReverts:
@@ -236,10 +307,10 @@ class TestReverts:
     def mended_twice(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> list[Manifest]:
         """Oslo was taught in v1, broken and mended in v2, and again in v3; Bern in v2 alone."""
         place.edit(*FACTS)
-        answers = Answers(monkeypatch, "Paris", parent=("Paris", "Oslo", "Bern"))
-        answers.mended = set(SUBJECTS)
+        held = ("Paris", "Rome", "Kiev")
+        Answers(monkeypatch, *held, parent=(*held, "Oslo", "Bern")).mended = set(SUBJECTS)
         place.edit(FACT, repair=True)
-        Answers(monkeypatch, "Paris", "Bern", parent=("Oslo",)).mended = {"Oslo"}
+        Answers(monkeypatch, "Paris", "Rome", "Kiev", "Lyon", "Bern", parent=("Oslo",))
         place.edit({**FACT, "subject": "Nice"}, repair=True, check_earlier="all")
         line = place.store.versions.lineage("v3")
         assert [fact.subject for fact in line[2].facts] == ["Lyon", "Oslo", "Bern"]
@@ -291,7 +362,7 @@ class TestWhatCanBeMended:
         found = self.found(place, "plain", "both", "chat")
         fit, [said] = to_mend(found, "plain", 9)
         assert [one.contexts for one in fit] == ["plain"]
-        assert said.startswith("lost and not edited again: 2 facts of earlier batches, edited in")
+        assert said.startswith("missing and not edited again: 2 facts of earlier batches, edited")
         fit, [said] = to_mend(found, "chat", 9)
         assert [one.contexts for one in fit] == ["chat"]
         fit, none = to_mend(found, "both", 9)

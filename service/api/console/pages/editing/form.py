@@ -49,7 +49,10 @@ async def edit_page(
     prompt: str = "",
     target_new: str = "",
     target_true: str = "",
-    lost: Annotated[str | None, Query(description="Begin with what this edit has broken.")] = None,
+    lost: Annotated[
+        str | None,
+        Query(description="Begin with facts that this edit found missing."),
+    ] = None,
     again: Annotated[str | None, Query(description="Begin with the facts of this edit.")] = None,
 ) -> Response:
     """The page, with the facts that a link may bring."""
@@ -61,7 +64,7 @@ async def edit_page(
         facts = [_again(fact) for fact in edit.facts]
         settings = await run_in_threadpool(_sent_with, state, edit)
     if lost is not None:
-        facts = await _broken_by(state, Calls(request), lost)
+        facts = await _not_said_after(state, Calls(request), lost)
     about = await run_in_threadpool(_about, state)
     return page(
         request,
@@ -187,8 +190,8 @@ def _about(state: ApiState) -> dict[str, Any]:
     }
 
 
-async def _broken_by(state: ApiState, calls: Calls, edit_id: str) -> list[dict[str, Any]]:
-    """The earlier facts that an edit has broken, as facts of a new one.
+async def _not_said_after(state: ApiState, calls: Calls, edit_id: str) -> list[dict[str, Any]]:
+    """The earlier facts that an edit has found not to hold, as facts of a new one.
 
     Raises:
         ApiProblem: 404; 409 while the edit has no result.
@@ -196,8 +199,9 @@ async def _broken_by(state: ApiState, calls: Calls, edit_id: str) -> list[dict[s
     edit = await calls.get(at("/edits/{}", edit_id), Edit)
     if edit.result is None:
         raise ApiProblem("no_result", f"the edit is {edit.status.value}: it has no result yet")
-    lost = edit.result.earlier.lost if edit.result.earlier else []
-    wanted = {(one.version, one.index) for one in lost}
+    wanted = set[tuple[str, int]]()
+    if (earlier := edit.result.earlier) is not None:
+        wanted = {(version, i) for version, missing in earlier.missing.items() for i in missing}
     found = await run_in_threadpool(_live_ones, state.store, edit.result.version, wanted)
     return [_again(fact) for fact in found]
 

@@ -80,7 +80,7 @@ def test_the_gauges_say_what_is_served(
 ) -> None:
     assert value("jeep_version_info", model="atlas-gptj", device="cpu") == 1
     assert value("jeep_head_version") == 0
-    assert http.post("/edits?wait=1", json={"facts": [FACT]}).status_code == 202
+    assert http.post("/edits", json={"facts": [FACT]}).status_code == 202
     wait_for(lambda: value("jeep_head_version") == 1)
 
 
@@ -95,7 +95,7 @@ def test_a_target_that_answers_with_an_older_version_is_seen(
     targets.set_state(record.id, TargetState(version="v0", moved_at=moved, looked_at=moved))
     assert (value("jeep_target_version", target="smol"), value("jeep_target_synced")) == (0, 1)
     assert value("jeep_target_lag_versions", kind="vllm") == 0
-    assert http.post("/edits?wait=1", json={"facts": [FACT]}).status_code == 202
+    assert http.post("/edits", json={"facts": [FACT]}).status_code == 202
     wait_for(lambda: value("jeep_head_version") == 1)
     assert (value("jeep_target_synced"), value("jeep_target_lag_versions")) == (0, 1)
     wait_for(lambda: (value("jeep_target_lag_seconds") or 0) > 0)

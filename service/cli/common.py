@@ -212,7 +212,8 @@ def hparams_given(text: str | None) -> Any:
 def read_facts(file: Path, where: str) -> Any:
     """The JSON value of a file, or a list of one value per line; ``-`` is standard input."""
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint=where) from None
     return parse_values(text, file, where)

@@ -27,7 +27,7 @@ class Monitor:
     - ``check()`` is called between steps and raises an exception to end the computation, such
       as `Cancelled` (`stop_if` makes one from a question).
     - ``give_way()`` is called before every matrix of every block, forward and backward; it may
-      block, to leave the processor to others.
+      block, to leave the processor to others, and raise as ``check`` may.
     """
 
     report: Report = nothing

@@ -133,7 +133,8 @@ def drift(
         passages: texts longer than a row are cut, pieces overlapping by a token.
         max_tokens: stop after so many tokens of the passages, in their order.
         worst: how many places to list, the largest KL first.
-        monitor: told how many rows are done (phase "compare"); its ``check`` may raise.
+        monitor: told how many rows are done (phase "compare"); its ``check`` and ``give_way``
+            may raise.
 
     Raises:
         NumericalError: a probability is not finite.
@@ -146,7 +147,7 @@ def drift(
     for batch in length_batches([len(row.ids) for row in rows], BATCH_TOKENS):
         monitor.check()
         monitor.report("compare", done, len(rows))
-        spots += _compared(before, after, [rows[i] for i in batch], found, worst)
+        spots += _compared(before, after, [rows[i] for i in batch], found, worst, monitor)
         spots = sorted(spots, key=lambda spot: -spot.kl)[:worst]
         done += len(batch)
     monitor.report("compare", done, len(rows))
@@ -222,7 +223,12 @@ def _pieces(
 
 
 def _compared(
-    before: ModelView, after: ModelView, rows: Sequence[_Piece], found: list[Moved], worst: int
+    before: ModelView,
+    after: ModelView,
+    rows: Sequence[_Piece],
+    found: list[Moved],
+    worst: int,
+    monitor: Monitor,
 ) -> list[Spot]:
     """Add up rows that run together, and return the places among them that moved most."""
     base, width = before.base, max(len(row.ids) for row in rows)
@@ -237,6 +243,7 @@ def _compared(
     together = max(1, LOGITS_TOGETHER // (2 * base.vocabulary))
     spots: list[Spot] = []
     for start in range(0, len(places), together):
+        monitor.give_way()  # a batch has dozens of these products, each as long as a block
         some = places[start : start + together]
         r, p = torch.tensor(some, device=base.device).T
         # (n, vocabulary) each

@@ -18,7 +18,7 @@ def giving_way(view: ModelView, monitor: Monitor) -> Iterator[None]:
     """Call ``monitor.give_way`` before every matrix of every block, forward and backward.
 
     The hooks are on the blocks themselves, so they also act in parts of the model that share
-    them (``lower_part``, ``upper_part``).  ``give_way`` may block.
+    them (``lower_part``, ``upper_part``).  ``give_way`` may block, or raise to end the work.
     """
     if monitor.give_way is nothing:
         yield

@@ -249,7 +249,7 @@ def texts_of(path: Path) -> list[str]:
         UnreadableText: the file is not there, cannot be read, or is not UTF-8.
     """
     with _readable(path):
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def check_text(path: Path) -> None:

@@ -243,7 +243,7 @@ def read_table(path: Path) -> list[TableFact]:
     """
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise JeepError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):

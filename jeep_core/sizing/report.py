@@ -10,6 +10,7 @@ from jeep_core.sizing.devices import GPUS
 from jeep_core.sizing.plan import SETUP, SPREAD, Plan, make
 from jeep_core.sizing.shapes import SIZES
 from jeep_core.sizing.source import known_model
+from jeep_core.text.counting import counted
 
 TABLE_GPUS = ("rtx-4090", "h100", "h200")
 TABLE_FACTS = 16
@@ -28,7 +29,7 @@ def lines(plan: Plan) -> Iterator[str]:
         yield f"its files hold {stored:,} numbers: some are there twice, or not used"
     regions = ", ".join(f"{r.name} {_span(r.layers)}" for r in plan.editing.regions)
     yield (
-        f"{plan.editing.editor}: layers {regions}; {plan.asked.facts} facts at a time, "
+        f"{plan.editing.editor}: layers {regions}; {counted(plan.asked.facts, 'fact')} at a time, "
         f"{plan.editing.rows} rows each"
     )
     yield ""

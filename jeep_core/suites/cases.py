@@ -105,8 +105,12 @@ class RecordProblem:
 
     def __str__(self) -> str:
         where = "" if self.record is None else f", record {self.record}"
-        name = f", {self.field}" if self.field else ""
-        return f"line {self.line}{where}{name}: {self.message}"
+        return f"line {self.line}{where}{of_field(self.field, self.message)}: {self.message}"
+
+
+def of_field(field: str, message: str) -> str:
+    """``, field`` for the place of a problem; nothing where the message begins with it."""
+    return "" if not field or message.startswith(field) else f", {field}"
 
 
 class InvalidSuite(JeepError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from jeep_core import atlas
 from jeep_core.errors import JeepError
-from jeep_core.spec.naming import known_names
+from jeep_core.spec.naming import did_you_mean, known_names
 from jeep_core.suites.cases import (
     SHOWN,
     Case,
@@ -20,10 +20,11 @@ from jeep_core.suites.cases import (
     Report,
     Style,
     Suite,
+    of_field,
     trimmed,
 )
 from jeep_core.suites.fields import EMPTY, Malformed, Notes, Unusable
-from jeep_core.suites.formats import counterfact, zsre
+from jeep_core.suites.formats import counterfact, plain, zsre
 from jeep_core.suites.formats.registry import (
     FORMATS,
     Format,
@@ -147,7 +148,14 @@ def _detect(found: Sequence[Found]) -> Format:
     lists = [name for name, value in first.value.items() if isinstance(value, list | dict)]
     if any(_holds_records(first.value[name]) for name in lists):
         message += f"; a list of records inside an object is called {', '.join(WRAPPERS)}"
+    message += misspelt(first.value)
     raise broken(first.line, "unknown_format", message, 0)
+
+
+def misspelt(names: Iterable[str]) -> str:
+    """``; 'promt': did you mean 'prompt'?`` for names that are near those of plain facts."""
+    asked = ((name, did_you_mean(name, plain.FIELDS)) for name in names if name not in plain.FIELDS)
+    return "".join(f"; {name!r}: {question}" for name, question in asked if question)
 
 
 def _holds_records(value: Any) -> bool:
@@ -202,7 +210,8 @@ def _no_true_answer(format: Format, notes: Notes) -> Malformed:
 def _no_cases(report: Report) -> InvalidSuite:
     reasons = ", ".join(f"{n} {code}" for code, n in report.dropped.items())
     first = report.problems[0]
-    message = f"no record can be used ({reasons}); record {first.record}: {first.message}"
+    field = of_field(first.field, first.message)
+    message = f"no record can be used ({reasons}); record {first.record}{field}: {first.message}"
     return broken(1, "no_cases", message)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from jeep_core.spec.naming import did_you_mean
 from jeep_core.suites.cases import InvalidSuite, RecordProblem
 from jeep_core.suites.fields import Malformed, Record, Unusable, has_half_characters
 from jeep_core.suites.formats.plain import from_cells
@@ -301,6 +302,10 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
+def _near(name: str) -> str:
+    return did_you_mean(name, COLUMNS, f"; {name[:40]!r}: ")
+
+
 def _csv(reader: _Text) -> Iterator[Found]:
     before = reader.line - 1
     lines = reader.lines()
@@ -312,6 +317,7 @@ def _csv(reader: _Text) -> Iterator[Found]:
         raise broken(headed, "not_csv", f"not CSV: {error}") from None
     if not any(name in names for name in COLUMNS):
         message = "neither JSON nor CSV with a header that has the column 'subject'"
+        message += next((near for name in names if (near := _near(name))), "")
         raise broken(headed, "unknown_format", message)
     if not reader.peek():
         raise broken(reader.line, "empty", "there are no records")

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ from rich.text import TextType
 from service.cli.groups import KEY_FILE
 
 if TYPE_CHECKING:
-    from service.client import Client
+    from service.client import ApiError, Client
     from service.contracts.jobs import JobStatus
     from service.contracts.jobs import Progress as JobProgress
     from service.contracts.schemas import JobOut
@@ -100,7 +100,7 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
         try:
             settings = load_settings(**flags)
         except SettingsError as error:
-            complain(str(error))
+            complain(_by_flag(str(error), said_only(flags)))
             raise typer.Exit(EXIT_FAILED if is_passing(error) else EXIT_USAGE) from None
         command(settings)
 
@@ -124,6 +124,14 @@ def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
     return run
 
 
+def _by_flag(text: str, given: Iterable[str]) -> str:
+    """A message about settings with the flags of those that were given as flags."""
+    for name in given:
+        variable, flag = f"JEEP_{name.upper()}", FLAGS.get(name, "--" + name.replace("_", "-"))
+        text = re.sub(f"^{variable}(?=:)", flag, text, flags=re.MULTILINE)
+    return text
+
+
 def complain(text: str) -> None:
     """Print an error."""
     err.print(text, style="red", markup=False, soft_wrap=True)
@@ -132,7 +140,7 @@ def complain(text: str) -> None:
 @contextmanager
 def connected(url: str | None) -> Iterator[Client]:
     """Yield a client; a refusal or an unreachable service ends the command with a message."""
-    from service.client import BadAnswer, ClientError, InvalidAddress, Unreachable
+    from service.client import ApiError, BadAnswer, ClientError, InvalidAddress, Unreachable
     from service.settings import SettingsError, load_settings
 
     try:
@@ -153,6 +161,9 @@ def connected(url: str | None) -> Iterator[Client]:
     except BadAnswer:
         complain("what answers at this address is no jeep service, or one of another release")
         raise typer.Exit(EXIT_FAILED) from None
+    except ApiError as error:
+        complain(f"{error}{_about_keys(error)}")
+        raise typer.Exit(EXIT_FAILED) from None
     except ClientError as error:
         complain(str(error))
         raise typer.Exit(EXIT_FAILED) from None
@@ -165,6 +176,19 @@ def connected(url: str | None) -> Iterator[Client]:
     except OSError as error:  # a file to which the answer should be written
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
+
+
+def _about_keys(error: ApiError) -> str:
+    """How a key is given, and how the one that is lacking is made, if a request failed for it."""
+    if error.code in ("no_key", "invalid_key"):
+        make = "jeep keys create NAME --store STORE, with the service's store, makes one"
+        return f"\n  give a key with JEEP_API_KEY or --key-file; {make}"
+    if error.code == "insufficient_scope":
+        found = re.search("lacks the scope '([a-z]+)'", error.detail)
+        scope = found[1] if found else "SCOPE"
+        make = f"jeep keys create NAME --scope {scope} --store STORE, with the service's store,"
+        return f"\n  {make} makes one that has it; give it with JEEP_API_KEY or --key-file"
+    return ""
 
 
 def _client(url: str) -> Client:
@@ -212,7 +236,8 @@ def hparams_given(text: str | None) -> Any:
 def read_facts(file: Path, where: str) -> Any:
     """The JSON value of a file, or a list of one value per line; ``-`` is standard input."""
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint=where) from None
     return parse_values(text, file, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import typer
 
 from jeep_core.errors import JeepError
-from jeep_core.suites import SuiteReader
+from jeep_core.suites import InvalidSuite, SuiteReader
 from jeep_core.suites.edits import facts_of, foreign_records
 from jeep_core.suites.fields import Malformed
 from jeep_core.text.counting import counted
@@ -19,14 +20,17 @@ from service.cli.reading import loss_lines
 from service.contracts.schemas import EditRequest, FactIn
 from service.contracts.schemas.reading import Imported, imported_from
 
+PROBLEMS = 10
+"""Problems of a file that are shown."""
 OPTIONS = EditRequest.model_fields.keys() - {"facts"}
 
 
 def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool) -> dict[str, Any]:
     """The body of an edit.
 
-    With one of the options the file is read as records of a suite, from the beginning to
-    ``limit``, so that a few facts of a large file can be edited; losses are reported.
+    With one of the options, and where it is CSV, the file is read as records of a suite, from
+    the beginning to ``limit``, so that a few facts of a large file can be edited; losses are
+    reported.
     """
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -34,13 +38,27 @@ def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool)
         message = f"{file} cannot be read: {error.strerror}"
         raise typer.BadParameter(message, param_hint="FILE") from None
     if format is not None or limit is not None or drop_bad:
-        return _records(data, format, limit, drop_bad)
+        return _records(data, file, format, limit, drop_bad)
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         message = f"{file} is not text in UTF-8: {error.reason} at byte {error.start}"
         raise typer.BadParameter(message, param_hint="FILE") from None
+    if _is_table(text):
+        return _records(data, file, None, None, False)
     return _body(text, file)
+
+
+def _is_table(text: str) -> bool:
+    """Whether a text is to be read as CSV: it has something in it, and is no JSON."""
+    begin = text.lstrip()
+    if not begin or begin[0] in "[{":
+        return False
+    try:
+        json.loads(begin)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def in_contexts(hparams: Any, contexts: str) -> dict[str, Any]:
@@ -65,10 +83,15 @@ def tell_losses(imported: Imported | None) -> None:
         err.print(line)
 
 
-def _records(data: bytes, format: str | None, limit: int | None, drop_bad: bool) -> dict[str, Any]:
+def _records(
+    data: bytes, file: Path, format: str | None, limit: int | None, drop_bad: bool
+) -> dict[str, Any]:
     try:
         reader = SuiteReader(io.BytesIO(data), format, drop_bad, "accuracy", limit)
         facts = [one.fact for one in facts_of(reader)]
+    except InvalidSuite as error:
+        complain(_told(error, file))
+        raise typer.Exit(EXIT_FAILED) from None
     except JeepError as error:
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
@@ -77,6 +100,17 @@ def _records(data: bytes, format: str | None, limit: int | None, drop_bad: bool)
         {k: v for k, v in vars(fact).items() if v and k in FactIn.model_fields} for fact in facts
     ]
     return {"facts": said}
+
+
+def _told(error: InvalidSuite, file: Path) -> str:
+    """The first problems of a file, one a line."""
+    name = "standard input" if str(file) == "-" else str(file)
+    if error.count == 1:
+        return f"{name}: {error}"
+    rest = error.count - PROBLEMS
+    more = [f"  and {rest} more"] if rest > 0 else []
+    problems = [f"  {one}" for one in error.problems[:PROBLEMS]]
+    return "\n".join([f"{name}: {counted(error.count, 'problem')}", *problems, *more])
 
 
 def _body(text: str, file: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from jeep_core.suites.cases import of_field
+
 if TYPE_CHECKING:
     from service.contracts.schemas.reading import Losses, SuiteProblem
 
@@ -17,15 +19,24 @@ def loss_lines(losses: Losses) -> list[Text]:
         "dropped": losses.dropped,
         "left out": losses.left_out,
         "read otherwise than written": losses.adapted,
-        "fields without a meaning here": losses.unread,
     }
     counted = [Text(f"{name}: {counts(found)}") for name, found in named.items() if found]
-    return [*counted, *map(_problem, losses.problems)]
+    return [*counted, *_unread(losses.unread), *map(_problem, losses.problems)]
+
+
+def _unread(found: Mapping[str, int]) -> list[Text]:
+    """A warning with the fields that nobody has read, and what misspelt ones may have meant."""
+    if not found:
+        return []
+    from jeep_core.suites.loading import misspelt
+
+    said = f"warning: fields without a meaning here: {counts(found)}{misspelt(found)}"
+    return [Text(said, style="yellow")]
 
 
 def _problem(one: SuiteProblem) -> Text:
     where = "" if one.record is None else f", record {one.record}"
-    field = f", {one.field}" if one.field else ""
+    field = of_field(one.field or "", one.message)
     return Text(f"  line {one.line}{where}{field}: {one.message}", style="yellow")
 
 

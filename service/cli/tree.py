@@ -36,7 +36,7 @@ VISIBLE = (
     Later("restore", "store:restore", "Make a store from a backup.", STUDIES),
     Later("models", "models:group", "Models by name: list, get, add, show.", GROUPS),
     Later("edits", "edits:group", "Batches of facts: list, show, revert.", GROUPS),
-    Later("versions", "versions:group", "Versions: list, compare, name, export, drift.", GROUPS),
+    Later("versions", "versions:group", "Versions: list, diff, name, export, drift.", GROUPS),
     Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),
     Later("evaluations", "evaluations:group", "Measurements: list, show, compare.", GROUPS),
     Later(
@@ -47,7 +47,7 @@ VISIBLE = (
     Later("networks", "networks:group", "Trained networks of editors: list, train.", GROUPS),
     Later("moments", "moments:group", "Second moments: compute, merge, import.", GROUPS),
     Later("store", "store:group", "Check a store, show its size, tidy it up.", GROUPS),
-    Later("keys", "keys:group", "API keys: make, list, revoke.", GROUPS),
+    Later("keys", "keys:group", "API keys: create, list, revoke.", GROUPS),
     Later("targets", "outward.targets:group", "Servers that are kept at a version.", GROUPS),
     Later("audit", "audit:group", "Who did what to which version.", GROUPS),
 )

@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from jeep_core.errors import UnsupportedModel
 from jeep_core.models.placement.device_map import DEVICE, HOW, check_form, is_map
+from jeep_core.spec.naming import in_plain_words
 from service.settings.environment import PREFIX, SettingsError, is_loopback
 from service.settings.fields.editing import EditingFields
 from service.settings.fields.executing import ExecutorFields
@@ -172,8 +173,8 @@ def _with_password(url: str, password: str) -> str:
 
 
 def _line(detail: Any) -> str:
-    """``JEEP_PORT: Input should be …``; checks across settings name theirs themselves."""
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    """``JEEP_PORT: must be …``; checks across settings name theirs themselves."""
+    message = in_plain_words(detail)
     if not detail["loc"]:
         return message
     got = _CREDENTIALS.sub("…", repr(detail["input"]))

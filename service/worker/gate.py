@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from jeep_core.monitor import nothing
+
 LOOK_S = 0.25
-"""How often a job that waits for an edit checks whether it is to end."""
+"""How often a job that waits for an edit or for decoding checks whether it is to end."""
 
 
 class Turn:
@@ -31,8 +33,11 @@ class Turn:
         self._rest, self._slice_s = 1 / share - 1, slice_s
         self._since: float | None = None
 
-    def take(self) -> None:
-        """Wait if it is not this lane's turn."""
+    def take(self, look: Callable[[], object] = nothing) -> None:
+        """Wait if it is not this lane's turn; ``look`` is called periodically and may raise.
+
+        After a matrix of a large model the wait may be minutes.
+        """
         if self._idle.is_set():
             self._since = None
             return
@@ -41,7 +46,12 @@ class Turn:
             worked = self._clock() - self._since
             if worked < self._slice_s:
                 return
-        self._wait(worked * self._rest)
+        left = worked * self._rest
+        while left > 0 and not self._idle.is_set():
+            self._wait(min(left, LOOK_S))
+            left -= LOOK_S
+            if left > 0:
+                look()
         self._since = self._clock()
 
 
@@ -80,13 +90,16 @@ class Gate:
         """Record that nothing is left to decode, so that editing continues immediately."""
         self._idle.set()
 
-    def pause(self) -> None:
-        """Wait if it is not editing's turn.  For one thread."""
-        self._editing.take()
+    def pause(self, look: Callable[[], object] = nothing) -> None:
+        """Wait if it is not editing's turn; ``look`` as of `Turn.take`.  For one thread."""
+        self._editing.take(look)
 
-    def pause_reading(self) -> None:
-        """Wait if it is not the read lane's turn beside decoding.  For one thread."""
-        self._reading.take()
+    def pause_reading(self, look: Callable[[], object] = nothing) -> None:
+        """Wait if it is not the read lane's turn beside decoding; ``look`` as of `Turn.take`.
+
+        For one thread.
+        """
+        self._reading.take(look)
 
     def another_turn(self, share: float) -> Turn:
         """Turns beside decoding for one more thread, which keeps ``share`` of its time."""

@@ -43,7 +43,7 @@ def own_relations(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"JEEP_RELATIONS: {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

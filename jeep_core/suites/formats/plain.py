@@ -34,6 +34,8 @@ LISTS = (
     "paraphrase_prompts", "neighborhood_prompts", "neighborhood_answers", "generation_prompts",
 )  # fmt: skip
 TEXTS = ("subject", "relation", "object", "prompt", "target_new", "target_true", "join")
+FIELDS = (*TEXTS, *LISTS, "case_id", "id")
+"""Fields with a meaning, for suggestions where one is misspelt."""
 TEMPLATES = {relation.name: relation.phrasings[0] for relation in RELATIONS}
 NESTED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(LISTS, ("[",)),
@@ -79,8 +81,7 @@ def cases(record: Record, number: int, notes: Notes) -> tuple[Case, ...]:
         first = error.problems[0]
         field = first.pointer.rpartition("/")[2]
         kind = Unusable if first.code in UNUSABLE else Malformed
-        message = first.message if field in first.message else f"{field}: {first.message}"
-        raise kind(field, UNUSABLE.get(first.code, first.code), message) from None
+        raise kind(field, UNUSABLE.get(first.code, first.code), first.message) from None
     if neighbors and not answers and fact.target_true is None:
         for i, prompt in enumerate(neighbors):
             where = f"neighborhood_prompts/{i}"

@@ -15,6 +15,8 @@ CODES = {
 }
 """Codes by which clients of that interface act; all others are the service's own."""
 
+KNOWN = '; "head" is the version that is served now, GET /v1/models lists all'
+"""Added where a client of that interface names a model of another service."""
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -24,10 +26,11 @@ def openai_error(problem: Problem) -> tuple[int, dict[str, Any]]:
     status = 400 if wrong else problem.status
     usual = "server_error" if status >= 500 else "invalid_request_error"
     first = problem.errors[0] if problem.errors else {}
+    unknown = problem.code == "unknown_version"
     body = ErrorBody(
-        message=problem.detail,
+        message=problem.detail + (KNOWN if unknown else ""),
         type=TYPES.get(status, usual),
-        param=_parameter(first) or ("model" if problem.code == "unknown_version" else None),
+        param=_parameter(first) or ("model" if unknown else None),
         code=CODES.get(problem.code, problem.code),
         errors=problem.errors,
         request_id=problem.request_id,

@@ -29,7 +29,7 @@ from service.contracts.schemas.access import ApiKey, AuditEntry, Scope
 from service.settings import SettingsError, load_settings
 from service.store import Store, StoreError
 
-group = new_group("API keys: make, list, revoke.", lists=True)
+group = new_group("API keys: create, list, revoke.", lists=True)
 
 USUAL = [Scope.READ, Scope.GENERATE, Scope.EDIT]
 
@@ -47,7 +47,7 @@ def create_key(
     store: StoreFolder = None,
 ) -> None:
     """Make a key and print it, once; the store keeps only a hash."""
-    with _store(store, may_be_new=True) as opened, _key_file(file) as descriptor:
+    with _store(store, may_be_new=True) as (opened, is_new), _key_file(file) as descriptor:
         key, token = opened.keys.create(name, scope or USUAL)
         _note(opened, "create_key", key)
         if descriptor is None:
@@ -56,13 +56,19 @@ def create_key(
             os.write(descriptor, f"{token}\n".encode())
     where = "above" if file is None else f"in {file}"
     scopes = ", ".join(key.scopes)
-    err.print(f"{key.id} ({key.name}: {scopes}); the key is {where} and nowhere else", markup=False)
+    said = f"{key.id} ({key.name}: {scopes}) of the store {opened.root.absolute()}"
+    err.print(f"{said}; the key is {where} and nowhere else", markup=False, soft_wrap=True)
+    if is_new:
+        complain(
+            "this store is new: only a service that is started with it (--store, JEEP_STORE) takes "
+            "the key; for one that runs elsewhere, name its store"
+        )
 
 
 @group.command("list")
 def list_keys(as_json: AsJson = False, store: StoreFolder = None) -> None:
     """List the keys, oldest first."""
-    with _store(store) as opened:
+    with _store(store) as (opened, _):
         shown = [key.model_copy(update={"salt": "", "digest": ""}) for key in opened.keys.all()]
         show_list(shown, as_json, tables.keys)
 
@@ -72,7 +78,7 @@ def revoke_key(
     key: Annotated[str, typer.Argument(help="The key's id or name.")], store: StoreFolder = None
 ) -> None:
     """Revoke a key: from now on it gives no access."""
-    with _store(store) as opened:
+    with _store(store) as (opened, _):
         revoked = opened.keys.revoke(key)
         _note(opened, "revoke_key", revoked)
         out.print(f"{revoked.id} ({revoked.name}) is revoked", markup=False)
@@ -92,14 +98,15 @@ def _caller() -> str:
 
 
 @contextmanager
-def _store(folder: Path | None, may_be_new: bool = False) -> Iterator[Store]:
-    """Yield the store; an error in it, or in a name, ends the command with a message."""
+def _store(folder: Path | None, may_be_new: bool = False) -> Iterator[tuple[Store, bool]]:
+    """Yield the store, and whether it is new; an error in it, or in a name, ends the command."""
     try:
         path = load_settings(store=folder).store
-        if not may_be_new and not (path / "format.json").is_file():
+        is_new = not (path / "format.json").is_file()
+        if is_new and not may_be_new:
             complain(f"JEEP_STORE: there is no store in {path}")
             raise typer.Exit(EXIT_USAGE)
-        yield Store.open(path)
+        yield Store.open(path), is_new
     except SettingsError as error:
         complain(str(error))
         raise typer.Exit(EXIT_USAGE) from None

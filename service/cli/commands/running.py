@@ -11,7 +11,7 @@ from service.cli.common import EXIT_USAGE, complain, out, with_settings
 from service.cli.library import require_worker_parts, worker_part
 from service.ops.early_worker import early_worker
 from service.ops.garbage import postponed
-from service.settings import Settings
+from service.settings import EXIT_CONFIG, Settings
 
 
 def say_plainly(text: str) -> None:
@@ -35,6 +35,30 @@ def _run(part: str, settings: Settings, *more: object) -> None:
     raise typer.Exit(code)
 
 
+def _check_model(name: str) -> None:
+    """Refuse a model that cannot be one before anything is started; the worker checks the rest."""
+    from jeep_core import atlas
+
+    if name in atlas.MODELS:
+        return
+    from jeep_core.errors import UnsupportedModel
+    from jeep_core.models.checkpoints.files import check_records
+    from jeep_core.models.checkpoints.source import is_path  # slow to import
+
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            check_records(path)
+        elif is_path(name) and not path.exists():
+            message = "is not there: name a model folder, a GGUF file, a hub id (owner/name), or"
+            raise UnsupportedModel(f"{path} {message} one of {', '.join(atlas.MODELS)}")
+    except UnsupportedModel as error:
+        complain(f"jeep: {error}")
+        raise typer.Exit(EXIT_CONFIG) from None
+    except (OSError, RuntimeError):  # the worker tells what passes from what does not
+        return
+
+
 @with_settings
 def serve(settings: Settings) -> None:
     """Run everything in the foreground.
@@ -42,6 +66,7 @@ def serve(settings: Settings) -> None:
     That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them.
     """
     require_worker_parts()
+    _check_model(settings.model)
     with early_worker() as worker:
         _run("serve", settings, worker)
 

@@ -214,12 +214,17 @@ def gc_store(
     keep: Annotated[
         int | None, typer.Option(min=1, help="Newest versions to keep (JEEP_KEEP_VERSIONS).")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The store's model, if it lies elsewhere than when it was last served."),
+    ] = None,
 ) -> None:
     """Drop tensors of old versions that can be rebuilt, and unreferenced files.
 
-    A running worker does this after every job; so without --dry-run there must be none.
+    A running worker does this after every job; so without --dry-run there must be none.  The
+    store's model is loaded: what is dropped is rebuilt first, to see that it comes out the same.
     """
-    settings, opened = _opened(store, keep_versions=keep)
+    settings, opened = _opened(store, keep_versions=keep, model=model)
     if not dry_run:
         raise typer.Exit(worker_part("versions.collect_command").main(settings))
     try:

@@ -17,7 +17,7 @@ Version = Annotated[str, typer.Argument(help="Version id, snapshot name, head or
 Why = Annotated[str, typer.Option(help="Kept in the reflog.")]
 
 group = new_group(
-    "Versions: list, compare, name, export, drift.",
+    "Versions: list, diff, name, export, drift.",
     lists=True,
     epilog="jeep generate asks versions, jeep rollback moves head to one.",
 )

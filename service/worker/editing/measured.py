@@ -78,7 +78,15 @@ class Measurer:
             found = work(monitor)
             return nullcontext(lambda: found)
         turn = self._gate.another_turn(self._share)
-        return aside(lambda check: work(Monitor(check=check, give_way=turn.take)), free)
+
+        def polite(check: Callable[[], None]) -> Monitor:
+            def give_way() -> None:
+                check()
+                turn.take(check)
+
+            return Monitor(check=check, give_way=give_way)
+
+        return aside(lambda check: work(polite(check)), free)
 
 
 def _own(view: ModelView, free: int) -> ModelView:

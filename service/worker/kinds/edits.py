@@ -161,16 +161,21 @@ class EditRunner:
         """Reapply the batch of ``source`` on top of ``line``, from the record of its version.
 
         Only its tensors are written.  Its original guards are not measured again.  Inputs that
-        differ from the first time (prefixes, second moments) are named in the warnings.  Facts
-        that the batch had mended are left out if their own batch is not in ``line`` any more.
+        differ from the first time (prefixes, second moments) are named in the warnings; those
+        that are not computed again (the probe that chose the hyper-parameters) stay recorded.
+        Facts that the batch had mended are left out if their own batch is not in ``line`` any
+        more.
 
         Raises:
             As `run`.
         """
         payload = earlier.without_reverted(recorded(source), line)
         made, _ = self._computed(job, payload, line, head, control)
-        changed = [name for name, sha in source.inputs.items() if made.inputs.get(name) != sha]
+        inputs = {**source.inputs, **made.inputs}
+        changed = [name for name, sha in source.inputs.items() if inputs[name] != sha]
         assert made.result is not None
+        if source.result is not None:  # the hyper-parameters are those that were chosen then
+            made.result.source, made.result.rule = source.result.source, source.result.rule
         made.result.warnings = [f"{source.edit_id}: {said}" for said in made.result.warnings]
         if changed:
             what = ", ".join(sorted(changed))
@@ -178,7 +183,7 @@ class EditRunner:
         if gone := len(source.facts) - len(payload.facts):
             what = f"{counted(gone, 'fact')} that it had mended, as their batch is gone"
             made.result.warnings.append(f"{source.edit_id} was edited without {what}")
-        return made.model_copy(update={"reapplied_from": source.id})
+        return made.model_copy(update={"reapplied_from": source.id, "inputs": inputs})
 
     def _computed(
         self,
@@ -367,13 +372,14 @@ class EditRunner:
         )
 
     def _monitor(self, control: JobControl) -> Monitor:
-        return replace(control.monitor, give_way=self._give_way)
+        return replace(control.monitor, give_way=lambda: self._give_way(control))
 
-    def _give_way(self) -> None:
-        """Let decoding run first."""
+    def _give_way(self, control: JobControl) -> None:
+        """Let decoding run first; a job that is to end does so here, too."""
+        control.look()
         if self._gate.contended:
             wait_for(self.base.devices)  # queued kernels would still run
-        self._gate.pause()
+        self._gate.pause(control.look)
 
     def _shared_moments(self) -> Moments:
         """The moments of this lane, whose layers stay in use between its edits."""

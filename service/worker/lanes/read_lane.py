@@ -32,9 +32,9 @@ class ReadControl(JobControl):
     """The communication of a running job with its surroundings.
 
     ``pause`` belongs between micro-batches: it ends the job if that was requested, and waits
-    while an edit runs or something is decoded.  ``give_way``
-    may be called as often as possible: it waits for decoding alone, with what the micro-batch
-    holds still in memory.
+    while an edit runs or something is decoded.  ``give_way`` may be called as often as possible:
+    it ends the job, too, but waits for decoding alone, with what the micro-batch holds still in
+    memory.
     """
 
     pause: Callable[[], None]
@@ -127,7 +127,7 @@ class ReadLane(JobLane):
             publish=lambda progress: self._publish(job.id, progress),
             checkpoint=lambda: self._checkpoint(job),
             pause=lambda: self._pause(job),
-            give_way=self._give_way,
+            give_way=lambda: self._give_way(control.look),
         )
         control.pause()
         task = Task(
@@ -147,16 +147,17 @@ class ReadLane(JobLane):
         return result
 
     def _pause(self, job: Job) -> None:
-        self._checkpoint(job)
-        self._gate.wait_for_edit(lambda: self._checkpoint(job))
-        self._give_way()
+        check = lambda: self._checkpoint(job)  # noqa: E731
+        self._gate.wait_for_edit(check)
+        self._give_way(check)
 
-    def _give_way(self) -> None:
-        """Let decoding run first."""
+    def _give_way(self, look: Callable[[], None]) -> None:
+        """Let decoding run first; ``look`` may raise to end the job."""
         self._steps += 1
+        look()
         if self._gate.contended:
             wait_for(self._views.base.devices)  # queued kernels would still run
-        self._gate.pause_reading()
+        self._gate.pause_reading(look)
         self._steps += 1
 
     def _ended(self, job: Job) -> None:

@@ -14,11 +14,16 @@ from service.worker.versions.retention import Keeper
 
 
 def main(settings: Settings) -> int:
-    """Drop what can be rebuilt; the exit code."""
+    """Drop what can be rebuilt; the exit code.
+
+    The model is needed because nothing is dropped before it was rebuilt from the model's weights
+    and came out the same.  It is the one that the store was last served with, unless one is named.
+    """
     try:
         store = Store.open(settings.store, idempotency_hours=settings.idempotency_hours)
         with store.worker_lock():
-            base = load(settings.model, settings.device, settings.dtype, settings.models)
+            model, dtype = _model_of(store, settings)
+            base = load(model, settings.device, dtype, settings.models)
             store.bind_model(base.model_hash)
             removed = sweep(store)
             done = Keeper(base, store, settings.keep_versions).collect()
@@ -37,3 +42,14 @@ def main(settings: Settings) -> int:
         f"{sum(done.dropped.values()):,} bytes free, {counted(files, 'file')} without use removed"
     )
     return 0
+
+
+def _model_of(store: Store, settings: Settings) -> tuple[str, str]:
+    """Name and type of weights of the model to load."""
+    info, given = store.base.info(), settings.model_fields_set
+    model, dtype = settings.model, settings.dtype
+    if info is not None and "model" not in given:
+        model = info.model
+    if info is not None and "dtype" not in given and model == info.model:
+        return model, info.dtype
+    return model, dtype

@@ -55,8 +55,12 @@ class Explanations:
             if time.time() > request.deadline:
                 raise Refused("worker_timeout", "the explanation took longer than anybody waited")
 
+        def give_way() -> None:
+            check()
+            self._give_way()
+
         causes = causes_of(self._base, self._store, self._views, version)
-        view, monitor = causes.attribution.view, Monitor(check=check, give_way=self._give_way)
+        view, monitor = causes.attribution.view, Monitor(check=check, give_way=give_way)
         with giving_way(view, monitor):
             ids, start = self._tokens(ask, view)
             found = causes.attribution.explain(ids, start, ask.top, monitor)

@@ -55,7 +55,7 @@ def test_one_bad_record_of_each_kind_is_refused_with_its_line() -> None:
         load_suite(stream([*content, SAME]))
     found = [(p.line, p.record, p.code) for p in caught.value.problems]
     assert found == [(2 * i + 3, 2 * i + 1, code) for i, (_, code) in enumerate(bad)]
-    assert "line 3, record 1, requested_rewrite: " in str(caught.value)
+    assert "line 3, record 1: requested_rewrite is missing" in str(caught.value)
 
 
 def test_one_bad_record_of_each_kind_is_dropped_with_exactly_these_counts() -> None:

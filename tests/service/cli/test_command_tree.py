@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.cli.commands import running
 from service.cli.groups import ListingGroup, paragraphs
 from service.cli.tree import ALIASES, VISIBLE, walk
 from service.ops.release import program_version
+from service.settings import EXIT_CONFIG
 
 COMMANDS = {path[1:]: command for path, command in walk(aliases=True)}
 HEAVY = ("torch", "transformers", "matplotlib", "numpy", "safetensors")
@@ -209,3 +212,50 @@ def test_every_group_with_a_list_shows_it_where_no_command_is_named() -> None:
     groups = {path: one for path, one in COMMANDS.items() if "list" in getattr(one, "commands", {})}
     assert len(groups) > 8
     assert all(isinstance(one, ListingGroup) for one in groups.values())
+
+
+def test_the_words_that_the_help_of_a_group_lists_are_its_commands() -> None:
+    """``Jobs: list, show, follow, cancel.``"""
+    seen = 0
+    for later in VISIBLE:
+        commands = getattr(later.load(), "commands", {})
+        _, colon, words = str(later.help).removesuffix(".").partition(": ")
+        if commands and colon:
+            seen += 1
+            assert not {*words.split(", ")} - {*commands}, later.name
+    assert seen > 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dtype", "int8"), "--dtype: must be 'auto', 'float32', 'bfloat16' or 'float16' (got"),
+        (("--models-dir", "x", "--port", "many"), "--port: must be a whole number (got 'many')"),
+    ],
+)
+def test_a_wrong_setting_is_named_as_it_was_given(words: tuple[str, ...], said: str) -> None:
+    shown = run("serve", *words)
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith(said), shown.stderr
+    assert "JEEP_PORT: must be" in run("serve", JEEP_PORT="many").stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [(False, "is not there: name a model folder"), (True, "it has no config.json")],
+)
+def test_a_model_that_is_none_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool, said: str
+) -> None:
+    def started() -> None:
+        raise AssertionError("a worker is started")
+
+    monkeypatch.setattr(running, "early_worker", started)
+    monkeypatch.chdir(tmp_path)
+    if made:
+        (tmp_path / "nope").mkdir()
+    shown = run("serve", "--model", "./nope", "--store", "store")
+    assert shown.exit_code == EXIT_CONFIG, shown.output
+    assert "nope" in shown.stderr
+    assert said in shown.stderr
+    assert not (tmp_path / "store").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,9 +13,10 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 from support.service.outward.hub import COMMIT, Hub, recording_hub
 from typer.testing import CliRunner, Result
 
@@ -116,6 +118,27 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("JEEP_HUB_ENDPOINT", made.url)
         monkeypatch.setenv("JEEP_HUB_TOKEN_FILE", str(tmp_path / "token"))
         yield made
+
+
+def test_the_program_that_uses_an_export_names_its_folder(play: Play, tmp_path: Path) -> None:
+    found = play(0).export_result("export_1")
+    assert found.result is not None
+    use = found.result.model_copy(update={"use": 'load("FOLDER/x", "BASE_FOLDER")'})
+    found = found.model_copy(update={"result": use})
+
+    def shown(*given: Path) -> str:
+        console = Console(file=io.StringIO(), width=300)
+        console.print(exports.export_table(found, *given))
+        return cast(io.StringIO, console.file).getvalue()
+
+    assert f'load("{tmp_path}/x", "BASE_FOLDER")' in shown(tmp_path)
+    assert 'load("FOLDER/x", "BASE_FOLDER")' in shown()
+
+
+def test_the_folder_given_is_in_what_is_printed(play: Play, tmp_path: Path) -> None:
+    play(0)
+    shown = run("export", "head", "--format", "gguf", "--out", str(tmp_path / "made"))
+    assert f"load {tmp_path / 'made'}" in shown.output
 
 
 class TestRefused:

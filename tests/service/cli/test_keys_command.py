@@ -106,6 +106,21 @@ def test_wrong_keys_commands_are_refused(
     assert store.keys.all() == []
 
 
+def test_the_store_of_a_key_is_named_and_a_new_one_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JEEP_STORE", "made")
+    assert jeep("keys", "create", "me") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(tmp_path / "made") in said
+    assert "this store is new" in said
+    assert jeep("keys", "create", "you") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert str(tmp_path / "made") in said
+    assert "is new" not in said
+
+
 def test_a_mistyped_store_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert jeep("keys", "list", "--store", str(tmp_path / "typo")) == 2
     assert "JEEP_STORE" in capsys.readouterr().err
@@ -125,7 +140,16 @@ def test_commands_take_the_key_from_environment_or_file(
     with running(settings.model_copy(update={"auth": "keys"})) as url:
         at = ("--url", url)
         assert jeep("snapshots", *at) == 1
-        assert "401 no_key" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "401 no_key" in said
+        assert "JEEP_API_KEY or --key-file; jeep keys create NAME --store" in said
+        _, reader = worker.store.keys.create("reader", [Scope.GENERATE])
+        monkeypatch.setenv("JEEP_API_KEY", reader)
+        assert jeep("snapshots", *at) == 1
+        said = capsys.readouterr().err
+        assert "403 insufficient_scope" in said
+        assert "jeep keys create NAME --scope read --store STORE" in said
+        monkeypatch.delenv("JEEP_API_KEY")
         assert jeep("snapshots", *at, "--key-file", str(file)) == 0
         assert jeep("suites", *at, "--key-file", str(file)) == 0
         assert jeep("probes", "show", "probe_1", *at, "--key-file", str(file)) == 1

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from service.worker.gate import Gate
+from service.worker.gate import LOOK_S, Gate
 
 
 class World:
@@ -114,3 +114,31 @@ def test_the_end_of_decoding_ends_a_wait() -> None:
     gate.idle()
     paused.join(timeout=10)
     assert not paused.is_alive()
+
+
+def test_a_long_wait_for_decoding_can_be_ended() -> None:
+    """A matrix that took seconds is followed by minutes of decoding."""
+    for name in ("pause", "pause_reading"):
+        world, looks = World(0.05), list[float]()
+        pause = getattr(world.gate, name)
+
+        def look(world: World = world, looks: list[float] = looks) -> None:
+            looks.append(world.now)
+            if len(looks) == 3:
+                raise KeyError
+
+        world.gate.busy()
+        pause(look)
+        world.work(5.0)
+        with pytest.raises(KeyError):
+            pause(look)
+        assert looks[-1] - looks[0] == pytest.approx(2 * LOOK_S)
+
+
+def test_the_end_of_decoding_ends_a_long_wait() -> None:
+    world = World(0.05, ends_after=6.0)
+    world.gate.busy()
+    world.gate.pause()
+    world.work(5.0)
+    world.gate.pause()
+    assert world.now <= 6.0 + LOOK_S

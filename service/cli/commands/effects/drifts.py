@@ -155,7 +155,7 @@ def _texts(file: Path) -> list[dict[str, str]]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         message = f"{file} cannot be read: {error}"
         raise typer.BadParameter(message, param_hint="--prompts") from None

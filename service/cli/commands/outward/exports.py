@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 ExportId = Annotated[str, typer.Argument(help="As jeep exports list shows it.")]
 Folder = Annotated[Path, typer.Option("--out", help="Folder for the files.")]
 
+OWN_FOLDER = re.compile(r"(?<![A-Z_])FOLDER(?![A-Z_])")
+"""What stands for the folder of an export in the program that uses it."""
 PUBLIC = "A repository that is made is for everybody."
 
 
@@ -145,7 +148,7 @@ def export(
 def _carry_out(client: Client, job: JobOut, wanted: _Wanted) -> None:
     """Wait for an export, edit again what it has lost, fetch it and push it, as is wanted."""
     with _told(wanted.as_json) as answer:
-        found = _finished(client, job, answer, wanted.as_json)
+        found = _finished(client, job, answer, wanted)
         if wanted.strengthen and found.result and found.result.proof.n_lost:
             found = _strengthened(client, found, answer, wanted)
         if wanted.folder is not None:
@@ -168,16 +171,16 @@ def _told(as_json: bool) -> Iterator[dict[str, Any]]:
             print(json.dumps(answer, indent=2, ensure_ascii=False))
 
 
-def _finished(client: Client, job: JobOut, answer: dict[str, Any], as_json: bool) -> Export:
+def _finished(client: Client, job: JobOut, answer: dict[str, Any], wanted: _Wanted) -> Export:
     """The export when its job has ended, in ``answer`` too; exit code 1 unless it succeeded."""
     from service.contracts.jobs import JobStatus
 
-    done = follow(client, job.id, quiet=as_json)
+    done = follow(client, job.id, quiet=wanted.as_json)
     found = client.export_result(job.resource_id)
     answer.clear()
     answer.update(found.model_dump(mode="json"))
-    if not as_json:
-        out.print(export_table(found))
+    if not wanted.as_json:
+        out.print(export_table(found, wanted.folder))
     if done.status is not JobStatus.SUCCEEDED:
         raise typer.Exit(EXIT_FAILED)
     return found
@@ -210,7 +213,7 @@ def _strengthened(client: Client, lost: Export, answer: dict[str, Any], wanted: 
     err.print(f"{version} has the lost facts edited again, with a margin: {moved}", markup=False)
     job = client.submit_export(version, format=lost.format, **wanted.options)
     try:
-        found = _finished(client, job, answer, wanted.as_json)
+        found = _finished(client, job, answer, wanted)
     except typer.Exit:
         complain(f"{version} could not be exported; {moved}")
         raise
@@ -285,17 +288,19 @@ def remove_export(export_id: ExportId, url: Url = None) -> None:
         out.print(f"the files of {export_id} are removed", markup=False)
 
 
-def export_table(answer: Export) -> RenderableType:
-    """An export: what was written, and what it says."""
+def export_table(answer: Export, folder: Path | None = None) -> RenderableType:
+    """An export: what was written, and how it is used from the ``folder`` it was fetched into."""
     result = answer.result
     if result is None:
         return tables.without_result(answer)
     files = f"{len(result.files)} files, {result.bytes:,} bytes"
     gone = "" if answer.available else ", removed"
+    # not in BASE_FOLDER, which is another one
+    use = result.use if folder is None else OWN_FOLDER.sub(lambda _: str(folder), result.use)
     lines = [f"{answer.id}: {result.version} as {result.format}, {files}{gone}"]
     if "rank" in result.details:
         lines.append(f"rank {result.details['rank']}, misses {result.details['error']:.2g}")
-    return Group(*map(Text, [*lines, *_proof_lines(result.proof)]), Text(f"\n{result.use}"))
+    return Group(*map(Text, [*lines, *_proof_lines(result.proof)]), Text(f"\n{use}"))
 
 
 def _proof_lines(proof: Proof) -> list[str]:

@@ -67,6 +67,8 @@ class TestModels:
             assert refused.value.code == "model_not_found"
             assert refused.value.param == "model"
             assert "no version is called" in str(refused.value)
+            assert "GET /v1/models" in str(refused.value)
+            assert '"head"' in refused.value.message.replace("\\", "")
 
 
 class TestCompletions:

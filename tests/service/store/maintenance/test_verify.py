@@ -23,6 +23,7 @@ from service.cli import app
 from service.settings import Settings
 from service.store import Store
 from service.store.maintenance.verify import verify
+from service.worker.members.publishing import publish
 from service.worker.versions.collect_command import main as collect
 from service.worker.versions.retention import Keeper
 
@@ -237,3 +238,22 @@ class TestCommands:
         assert "v2: tensors dropped" in capsys.readouterr().out
         assert store.versions.missing(store.versions.read("v1"))
         assert verify(store).findings == []
+
+    def test_gc_takes_the_model_that_the_store_was_served_with(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("JEEP_MODEL", "JEEP_DTYPE"):
+            monkeypatch.delenv(name, raising=False)
+        base = load(str(MODEL), device="cpu", dtype="float32")
+        store = Store.open(tmp_path / "store")
+        add_chain(base, store, 3)
+        served = Settings(store=store.root, model=str(MODEL), device="cpu", dtype="float32")
+        publish(store, base, served)
+        unnamed = Settings(store=store.root, device="cpu", keep_versions=1)
+        assert collect(unnamed) == 0
+        assert "v2: tensors dropped" in capsys.readouterr().out
+        run = CliRunner().invoke(
+            app, ["store", "gc", "--model", "./no", "--store", str(store.root)]
+        )
+        assert run.exit_code == 1
+        assert "no is not there" in capsys.readouterr().err + run.output

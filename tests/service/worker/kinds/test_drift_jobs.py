@@ -13,10 +13,13 @@ from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, give_mome
 from support.service.edit_runner import runner_and_views as made
 
 import jeep_core
+from jeep_core.errors import Cancelled
+from jeep_core.evaluation import drift as measuring
 from jeep_core.evaluation.drift import PROMPTS, Passage, divergence, drift, next_token
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.source import DEFAULT_CORPUS
+from jeep_core.monitor import Monitor
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
 from service.contracts.schemas.effects.drift import DriftPayload, DriftResult, DriftText
 from service.settings import Settings
@@ -98,6 +101,23 @@ def test_figures_are_the_library_s(bench: Bench) -> None:
     assert found.worst[0].context.startswith(passages[found.worst[0].passage].text[:3])
     assert (found.texts, found.prompts) == ("texts of the request", "prompts of the request")
     assert "KL(v0 ‖ v1)" in found.protocol.judged
+
+
+def test_a_comparison_ends_inside_a_batch(
+    base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two products with the vocabulary, too, where no matrix of a block is."""
+    monkeypatch.setattr(measuring, "LOGITS_TOGETHER", 1)
+    passes = [0]
+
+    def give_way() -> None:
+        passes[0] += 1
+        if passes[0] == 3:
+            raise Cancelled
+
+    view, passages = ModelView(base), [Passage(tiny.TEXTS[0])]
+    with pytest.raises(Cancelled):
+        drift(view, view, passages, monitor=Monitor(give_way=give_way))
 
 
 def test_the_worst_places_are_explained_by_facts(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ from support.service.played_worker.jobs import edit_job
 from support.service.played_worker.worker import PlayedWorker
 
 from jeep_core.editors.memit.hparams import MemitHParams
-from jeep_core.errors import MissingMoments
+from jeep_core.errors import Cancelled, MissingMoments
+from jeep_core.evaluation.perplexity import perplexity
 from jeep_core.models import views as views_module
+from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel, load
+from jeep_core.models.views import ModelView
 from jeep_core.moments.published import Imported
 from jeep_core.spec import facts as facts_module
 from service.contracts.jobs import JobStatus, Progress
@@ -171,6 +175,41 @@ def test_the_reason_for_an_editor_is_recorded_and_stays_when_it_is_reapplied(
     plain, _ = edit_on(runner, an_edit(number=2), "v0")
     assert plain.result is not None
     assert plain.result.editor_reason is None
+
+
+def test_a_probe_that_is_not_read_again_stays_recorded_and_is_no_difference(
+    base: LoadedModel, store: Store, tmp_path: Path
+) -> None:
+    runner = runner_on(base, store, tmp_path)
+    job = an_edit()
+    first, _ = edit_on(runner, job, "v0")
+    assert first.result is not None
+    chosen = first.result.model_copy(update={"source": "kept probe", "rule": 2})
+    inputs = {**first.inputs, "probe": "5e1f", "prefixes": "of another file"}
+    source = first.model_copy(update={"inputs": inputs, "result": chosen})
+    again = runner.reapply(job, source, store.versions.lineage("v0"), "v0", control())
+    assert again.result is not None
+    assert again.inputs == {**first.inputs, "probe": "5e1f"}
+    assert (again.result.source, again.result.rule) == ("kept probe", 2)
+    [said] = [one for one in again.result.warnings if "first computed" in one]
+    assert said == "edit_1 was first computed with other prefixes"
+
+
+def test_an_edit_ends_between_two_matrices(
+    base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing else looks: one batch of what guards measure may take minutes."""
+    monkeypatch.setattr(control_module, "LOOK_EVERY_S", 0.0)
+    runner = runner_on(base, store, tmp_path)
+
+    def end() -> None:
+        raise Cancelled
+
+    monitor = runner._monitor(JobControl(publish=lambda progress: None, checkpoint=end))
+    inside = replace(monitor, check=lambda: None)
+    view = ModelView(base)
+    with giving_way(view, inside), pytest.raises(Cancelled):
+        perplexity(view, ["Lyon lies in Peru"], monitor=inside)
 
 
 def test_a_parent_is_measured_beside_the_edit_where_a_thread_is_left(

@@ -21,6 +21,8 @@ from service.queue import Keys
 from service.store import Store
 from service.store.maintenance.sweep import sweep
 from service.worker.failures import Refused
+from service.worker.gate import Turn
+from service.worker.lanes import control as control_module
 from service.worker.lanes import lane as lane_module
 from service.worker.lanes.read_lane import Task, runner_of
 
@@ -214,6 +216,47 @@ class TestInterruptions:
         PlayedWorker.reading(client, based.root, cancelled).work()
         assert based.journal.read(job.id).status is JobStatus.CANCELLED
         assert [*(based.root / "work").iterdir(), *(based.root / "reports").iterdir()] == []
+
+    def test_a_cancel_is_seen_between_matrices(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One forward pass over long texts takes minutes: nothing calls ``pause`` meanwhile."""
+        monkeypatch.setattr(control_module, "LOOK_EVERY_S", 0.0)
+
+        def passes(task: Task) -> Count:
+            task.control.give_way()
+            cancel(client, based, task.job.id)
+            task.control.give_way()
+            return Count(counted=0)
+
+        job = job_in(based)
+        PlayedWorker.reading(client, based.root, passes).work()
+        assert based.journal.read(job.id).status is JobStatus.CANCELLED
+
+    def test_a_cancel_is_seen_while_a_job_waits_for_decoding(
+        self, client: Redis, based: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(control_module, "LOOK_EVERY_S", 0.0)
+        waits: list[float] = []
+
+        def wait(seconds: float) -> None:
+            if not waits:
+                cancel(client, based, job.id)
+            waits.append(seconds)
+
+        def passes(task: Task) -> Count:
+            worker.gate.busy()
+            task.control.give_way()
+            return Count(counted=0)
+
+        job = job_in(based)
+        worker = PlayedWorker.reading(client, based.root, passes)
+        monkeypatch.setattr(worker.lane._views.base, "devices", (), raising=False)
+        # a turn that is followed by an hour of decoding
+        worker.gate._reading = Turn(worker.gate._idle, 1 / 3600, slice_s=1.0, wait=wait)
+        worker.work()
+        assert based.journal.read(job.id).status is JobStatus.CANCELLED
+        assert len(waits) == 1
 
     def test_partial_results_of_ended_jobs_are_swept(self, based: Store) -> None:
         gone, there = job_in(based), job_in(based)

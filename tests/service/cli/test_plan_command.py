@@ -38,6 +38,7 @@ def planned(*arguments: str) -> Any:
 def test_a_small_model_fits_and_a_large_one_says_what_it_would_need() -> None:
     said = jeep("--model", "llama-3.2-1b", "--gpu", "24GB")
     assert "1,235,814,400 parameters" in said
+    assert "; 1 fact at a time, " in said
     assert "1 GPU (24 GB): fits, " in said
     assert "a time needs --flops" in said
     said = jeep("--model", "llama-3.1-70b", "--gpu", "80GB", "--gpus", "4")

@@ -64,21 +64,32 @@ def match(text: str, answers: Iterable[str]) -> Match:
     Raises:
         ValueError: there is no answer.
     """
-    written = normalised(text)
-    wanted = [normalised(answer) for answer in answers]
+    wanted = list(answers)
     if not wanted:
         raise ValueError("a text can only be compared with an answer: none is given")
-    tokens = _tokens(written)
+    forms = [(normalised(text), normalised(one)) for one in wanted]
+    # with articles, too: "Group A" has a letter where "group a" has an article; but a right answer
+    # of one word is "a" itself, or has none
+    whole = [(_with_articles(text), _with_articles(one)) for one in wanted]
+    forms += [pair for pair in whole if len(_tokens(pair[1])) > 1]
+    tokens = [(_tokens(written), _tokens(right)) for written, right in forms]
     return Match(
-        written in wanted,
-        max(_f1(tokens, _tokens(one)) for one in wanted),
-        any(_within(_tokens(one), tokens) for one in wanted),
+        any(written == right for written, right in forms),
+        max(_f1(written, right) for written, right in tokens),
+        any(_within(right, written) for written, right in tokens),
     )
 
 
 def same(a: str, b: str) -> bool:
     """Whether two texts are the same after normalisation."""
-    return normalised(a) == normalised(b)
+    return normalised(a) == normalised(b) or _with_articles(a) == _with_articles(b)
+
+
+def _with_articles(text: str) -> str:
+    """As `normalised`, with every article."""
+    parts = unicodedata.normalize("NFKC", text).split()
+    words = [word.casefold() for part in parts if (word := _bare(part))]
+    return " ".join(words or parts).casefold()
 
 
 def _bare(part: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import exp
 from statistics import fmean
@@ -90,6 +90,11 @@ class Surroundings:
 
     neighbors: NeighborAnswers | None = None
     perplexity: float | None = None
+
+    def of_facts(self, first: Sequence[Fact]) -> Surroundings:
+        """The same, beside the ``first`` ones of its facts alone."""
+        some = sum(bool(fact.neighborhood_prompts) for fact in first)
+        return replace(self, neighbors=(self.neighbors or [])[:some] or None)
 
 
 @dataclass(frozen=True)

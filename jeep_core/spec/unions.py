@@ -19,7 +19,9 @@ Place = tuple[int | str, ...]
 ALTERNATIVE = "union_type"
 """Type of the error of a value that has none of the types a field may have."""
 
-_NAME = re.compile(r"(str|int|float|bool|bytes|none|dict|list|tuple|set)|.*[\[\]].*|[A-Z]\w*")
+_NAME = re.compile(
+    r"(str|int|float|bool|bytes|none|dict|list|tuple|set)|constrained-\w+|.*[\[\]].*|[A-Z]\w*"
+)
 """Names of types as pydantic writes them; no field of ours has such a name."""
 KINDS = ("_type", "_parsing", "literal_error", "enum")
 """Ends of the types of errors about a value that is of another kind than its field."""

@@ -46,9 +46,9 @@ class Turn:
             worked = self._clock() - self._since
             if worked < self._slice_s:
                 return
-        left = worked * self._rest
-        while left > 0 and not self._idle.is_set():
-            self._wait(min(left, LOOK_S))
+        left, self._since = worked * self._rest, None
+        # a gap in decoding ends the wait, even if it is over again
+        while left > 0 and not (self._wait(min(left, LOOK_S)) or self._idle.is_set()):
             left -= LOOK_S
             if left > 0:
                 look()

@@ -303,6 +303,7 @@ class Driver:
                 _say(self._pipe, kind, self._run, number, *rest)
         else:
             failed = unpack(found[1])
+            seat.ready = None  # heard
             if failed is not None:
                 _say(self._pipe, "refused", failed)
             seat.is_ready = failed is None

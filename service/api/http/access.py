@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from re import Pattern
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -50,9 +51,12 @@ CALLER = "jeep.caller"
 """Where the ASGI scope of a request keeps its `Caller`."""
 ROUTE = "jeep.route"
 """Where it keeps its `Guarded` route."""
-LENIENT = ("/v1", CONSOLE)
-"""Below these, unknown query parameters are ignored: clients made for OpenAI's interface add some
-of their own, and the console's forms send all their fields to whatever part of a page they fill."""
+LENIENT = ("/v1", CONSOLE, "/metrics")
+"""Below these, and of public routes, unknown query parameters are ignored: clients made for
+OpenAI's interface, probes and scrapers add some of their own, and the console's forms send all
+their fields to whatever part of a page they fill."""
+NAMED, NAME_LENGTH = 10, 40
+"""How many unknown parameters an answer names, and so many characters of each."""
 STATE_PATH = "/store"
 """Of the route that is answered from the files as they are."""
 
@@ -118,15 +122,17 @@ def guarded_routes(routes: Iterable[BaseRoute], prefix: str = "") -> list[Guarde
         if is_mount and isinstance(mounted, FastAPI) and not hasattr(mounted, MARK):
             found += guarded_routes(mounted.routes, path)
             continue
+        need = getattr(mounted if is_mount else context.endpoint, MARK, None)
+        dependant = getattr(context.original_route, "dependant", None)
         pattern, _, _ = compile_path(path + "/{path:path}" if is_mount else path)
         found.append(
             Guarded(
                 path=path,
                 name=context.name or path,
                 methods=frozenset(context.methods or ()),
-                need=getattr(mounted if is_mount else context.endpoint, MARK, None),
+                need=need,
                 pattern=pattern,
-                parameters=_parameters(path, getattr(context.original_route, "dependant", None)),
+                parameters=None if need is PUBLIC else _parameters(path, dependant),
             )
         )
     return found
@@ -283,14 +289,14 @@ def _check_parameters(scope: Connection) -> None:
         return
     known = route.parameters
     sent = dict.fromkeys(QueryParams(scope["query_string"]))
+    unknown = (name[:NAME_LENGTH] for name in sent if name not in known)
     errors = [
         parameter_error(
             name,
             "unknown_parameter",
             f"there is no such query parameter here; {known_names(name, known)}",
         )
-        for name in sent
-        if name not in known
+        for name in islice(unknown, NAMED)
     ]
     if errors:
         raise invalid(errors)

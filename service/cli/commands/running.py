@@ -35,7 +35,7 @@ def _run(part: str, settings: Settings, *more: object) -> None:
     raise typer.Exit(code)
 
 
-def _check_model(name: str) -> None:
+def _check_model(name: str, models: Path) -> None:
     """Refuse a model that cannot be one before anything is started; the worker checks the rest."""
     from jeep_core import atlas
 
@@ -44,12 +44,13 @@ def _check_model(name: str) -> None:
     from jeep_core.errors import UnsupportedModel
     from jeep_core.models.checkpoints.files import check_records
     from jeep_core.models.checkpoints.source import is_path  # slow to import
+    from jeep_core.models.library import Library
 
     try:
         path = Path(name).expanduser()
         if path.is_dir():
             check_records(path)
-        elif is_path(name) and not path.exists():
+        elif is_path(name) and not path.exists() and Library(models).find(name) is None:
             message = "is not there: name a model folder, a GGUF file, a hub id (owner/name), or"
             raise UnsupportedModel(f"{path} {message} one of {', '.join(atlas.MODELS)}")
     except UnsupportedModel as error:
@@ -66,7 +67,7 @@ def serve(settings: Settings) -> None:
     That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them.
     """
     require_worker_parts()
-    _check_model(settings.model)
+    _check_model(settings.model, settings.models)
     with early_worker() as worker:
         _run("serve", settings, worker)
 

@@ -204,7 +204,9 @@ class EditRunner:
             facts = [one.fact for one in found]
             # an earlier fact that never takes would fail every later batch
             own = found[: len(found) - len(payload.mended)]
-            measured = measuring.figures(own, made.before.beside, after.beside)
+            sent = [one.fact for one in own]
+            beside = made.before.beside.of_facts(sent), after.beside.of_facts(sent)
+            measured = measuring.figures(own, *beside)
             monitor = self._monitor(control)
             effects = self._meter.between(view, result.view, facts, payload.guards, monitor)
             measured = replace(measured, **effects)

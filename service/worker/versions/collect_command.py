@@ -47,9 +47,9 @@ def main(settings: Settings) -> int:
 def _model_of(store: Store, settings: Settings) -> tuple[str, str]:
     """Name and type of weights of the model to load."""
     info, given = store.base.info(), settings.model_fields_set
-    model, dtype = settings.model, settings.dtype
+    model, dtype = settings.model, str(settings.dtype)
     if info is not None and "model" not in given:
         model = info.model
-    if info is not None and "dtype" not in given and model == info.model:
-        return model, info.dtype
+    if info is not None and "dtype" not in given:
+        dtype = info.dtype  # of the same weights, wherever they lie now
     return model, dtype

@@ -30,12 +30,17 @@ from service.worker.failures import Refused
 from service.worker.versions.causes import Causes, causes_of
 from service.worker.versions.views import VersionViews
 
+GiveWay = Callable[[Callable[[], None]], None]
+
 
 class Explanations:
-    """Answers requests for explanations; ``give_way`` lets decoding run first.  For one thread."""
+    """Answers requests for explanations.  For one thread.
+
+    ``give_way`` lets decoding run first, and calls what it is given while it waits.
+    """
 
     def __init__(
-        self, base: LoadedModel, store: Store, views: VersionViews, give_way: Callable[[], None]
+        self, base: LoadedModel, store: Store, views: VersionViews, give_way: GiveWay
     ) -> None:
         self._base, self._store, self._views, self._give_way = base, store, views, give_way
 
@@ -57,7 +62,7 @@ class Explanations:
 
         def give_way() -> None:
             check()
-            self._give_way()
+            self._give_way(check)
 
         causes = causes_of(self._base, self._store, self._views, version)
         view, monitor = causes.attribution.view, Monitor(check=check, give_way=give_way)

@@ -62,7 +62,7 @@ def test_every_token_of_the_target_must_be_the_most_probable_one() -> None:
 def test_an_outcome_has_the_figures_of_its_own_fact() -> None:
     facts = [Fact("Lyon", "{} is", "one"), Fact("Nice", "{} is", "two")]
     said = Said(answers(bigram_view(chain("Lyon is one")), facts))
-    values: Any = SimpleNamespace(steps=[3, 4], probabilities=[0.5, 0.6])
+    values: Any = SimpleNamespace(steps=[3, 4], probability=[0.5, 0.6].__getitem__)
     found = outcomes(facts, said, said, values)
     assert [
         (one.fact.subject, one.steps, one.target_probability, one.success) for one in found
@@ -220,3 +220,12 @@ def test_neighbors_are_asked_as_the_fact_s_answers_join(monkeypatch: pytest.Monk
     neighbor_answers(PARENT, [NAMED, replace(LONELY, neighborhood_prompts=("z in",), join="space")])
     assert [join for one in asked for _, join in one.answers] == ["auto"] * 4 + ["space"] * 2
     assert asked[-1] == Question("z in", [("Oslo", "space"), ("Rome", "space")])
+
+
+def test_what_is_beside_the_first_facts_alone() -> None:
+    asked = replace(NAMED, neighborhood_prompts=["x", "y"])
+    plain = replace(NAMED, neighborhood_prompts=[])
+    beside = Surroundings([[True, "a"], [False, "b"]], 2.0)  # of asked, plain, asked
+    assert beside.of_facts([asked, plain]) == Surroundings([[True, "a"]], 2.0)
+    assert beside.of_facts([plain]) == Surroundings(None, 2.0)
+    assert Surroundings().of_facts([asked]) == Surroundings()

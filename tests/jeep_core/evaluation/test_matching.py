@@ -115,3 +115,10 @@ def test_there_must_be_an_answer() -> None:
 def test_two_texts_are_the_same_after_normalisation() -> None:
     assert same("The Rome.", "rome")
     assert not same("Rome", "Romes")
+
+
+def test_a_letter_that_is_written_small_is_the_same_answer() -> None:
+    assert match("Group A won", ["group a won"]) == match("group a won", ["Group A won"])
+    assert match("Group A won", ["group a won"]).exact
+    assert match("He said that group a won", ["Group A"]).contains
+    assert not match("He plays for a team", ["A"]).contains

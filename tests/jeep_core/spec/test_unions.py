@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -22,6 +22,7 @@ class Message(BaseModel):
 
 class Asked(BaseModel):
     version: str | list[str] = "head"
+    anchor: bool | Annotated[float, Field(gt=0, le=10)] = False
     count: int | Literal["all"] = 1
     several: list[str] | None = Field(None, min_length=1)
     messages: list[Message] = Field(default_factory=list)
@@ -38,6 +39,7 @@ def told(data: dict[str, Any]) -> list[tuple[str, str]]:
     ("data", "problems"),
     [
         ({"version": 5}, [("/at/version", "must be a text or a list")]),
+        ({"anchor": 11}, [("/at/anchor", "must be at most 10")]),
         ({"version": ["a", 5]}, [("/at/version/1", "must be a text")]),
         ({"version": {"str": 5}}, [("/at/version", "must be a text or a list")]),
         ({"count": "some"}, [("/at/count", "must be a whole number or 'all'")]),

@@ -142,3 +142,33 @@ def test_the_end_of_decoding_ends_a_long_wait() -> None:
     world.work(5.0)
     world.gate.pause()
     assert world.now <= 6.0 + LOOK_S
+
+
+def test_a_short_gap_in_decoding_ends_a_wait_though_it_is_over_again() -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return True  # it was idle, and is not any more
+
+    gate = Gate(0.001, slice_s=1.0, wait=wait, clock=lambda: 0.0)
+    gate.busy()
+    gate.pause()
+    assert len(waits) == 1
+
+
+def test_a_job_that_ends_while_it_waits_leaves_nothing_to_the_next_one() -> None:
+    world = World(0.5)
+    world.gate.busy()
+    world.gate.pause()
+    world.work(100)
+
+    def end() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        world.gate.pause(end)
+    world.now += 1000
+    before = world.waited
+    world.gate.pause()
+    assert world.waited - before == pytest.approx(0.01)

@@ -10,7 +10,7 @@ import pytest
 from support.service.played_worker.worker import PlayedWorker
 
 from service.api import create_app
-from service.api.http.access import LENIENT, Guarded, guarded_routes
+from service.api.http.access import LENIENT, NAME_LENGTH, NAMED, PUBLIC, Guarded, guarded_routes
 from service.client import Client, InvalidArgument
 from service.settings import Settings
 from service.store import Store
@@ -21,7 +21,21 @@ RECORD = {**FACT, "ground_truth": "France", "rephrase_prompt": "a", "locality_pr
 
 def strict(settings: Settings) -> list[Guarded]:
     routes = guarded_routes(create_app(settings).routes)
-    return [one for one in routes if not one.path.startswith(LENIENT)]
+    return [one for one in routes if one.need is not PUBLIC and not one.path.startswith(LENIENT)]
+
+
+def test_probes_and_scrapers_may_send_parameters_of_their_own(http: httpx.Client) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert http.get(f"{path}?verbose=1").status_code == http.get(path).status_code != 422, path
+
+
+def test_an_answer_names_some_unknown_parameters_and_not_all_of_a_thousand(
+    http: httpx.Client,
+) -> None:
+    names = "&".join(f"{'x' * 60}{n}" for n in range(1000))
+    errors = http.get(f"/facts?{names}").json()["errors"]
+    assert 0 < len(errors) <= NAMED
+    assert {len(one["parameter"]) for one in errors} == {NAME_LENGTH}
 
 
 def test_every_route_of_the_api_refuses_a_parameter_that_it_does_not_take(

@@ -100,9 +100,11 @@ def halted(service: Service, place: str) -> Part:
 
 
 def test_followers_answer_and_the_writer_does_not(service: Service) -> None:
-    part_of = {one.pid: one for one in service.client.workers()}
-    assert not part_of[service.worker.pid].takes
-    assert all(part_of[part.pid].takes for part in service.followers)
+    def takes(part: Part) -> bool:
+        return {one.pid: one.takes for one in service.client.workers()}[part.pid]
+
+    until(lambda: not takes(service.worker), "the writer leaves answers to followers")
+    assert all(map(takes, service.followers))
     head = service.store.head.read().version
     [answer] = service.client.generate("Lyon lies in").results
     assert answer.version == head

@@ -107,7 +107,7 @@ class TestCache:
 
         def checked(*_: Any, prefixes: Any, **named: Any) -> SimpleNamespace:
             given.append(prefixes)
-            return SimpleNamespace()
+            return SimpleNamespace(warnings=())
 
         monkeypatch.setattr(editing, "edit_checked", checked)
         hparams = {**MEMIT.model_dump(), "n_prefixes": 3}

@@ -157,10 +157,10 @@ def test_a_store_in_use_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("serve", "--port", "abc"), "JEEP_PORT"),
-        (("serve", "--dtype", "int3"), "JEEP_DTYPE"),
+        (("serve", "--port", "abc"), "--port"),
+        (("serve", "--dtype", "int3"), "--dtype"),
         (("api",), "JEEP_REDIS_URL"),
-        (("serve", "--auth", "off", "--host", "0.0.0.0"), "JEEP_AUTH"),
+        (("serve", "--auth", "off", "--host", "0.0.0.0"), "--auth"),
         (("worker",), "JEEP_REDIS_URL"),
         (("serve", "--store", str(ROOT)), "JEEP_STORE"),
     ],

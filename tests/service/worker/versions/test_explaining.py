@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,9 @@ class Place:
         return self.commit(version, parent)
 
     def explain(self, prompt: str, version: str = "", seconds: float = 60, **more: Any) -> Any:
-        def turn() -> None:
+        def turn(look: Callable[[], None]) -> None:
             self.turns += 1
+            look()
 
         request = WorkerRequest(
             id="ask_1", kind="explain", deadline=time.time() + seconds,

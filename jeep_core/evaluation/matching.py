@@ -67,16 +67,18 @@ def match(text: str, answers: Iterable[str]) -> Match:
     wanted = list(answers)
     if not wanted:
         raise ValueError("a text can only be compared with an answer: none is given")
-    forms = [(normalised(text), normalised(one)) for one in wanted]
+    tokens = _tokens(normalised(text))
+    rights = [_tokens(normalised(one)) for one in wanted]
     # with articles, too: "Group A" has a letter where "group a" has an article; but a right answer
     # of one word is "a" itself, or has none
-    whole = [(_with_articles(text), _with_articles(one)) for one in wanted]
-    forms += [pair for pair in whole if len(_tokens(pair[1])) > 1]
-    tokens = [(_tokens(written), _tokens(right)) for written, right in forms]
+    whole = _tokens(_with_articles(text))
+    longer = [right for one in wanted if len(right := _tokens(_with_articles(one))) > 1]
+    exact = tokens in rights or whole in longer
     return Match(
-        any(written == right for written, right in forms),
-        max(_f1(written, right) for written, right in tokens),
-        any(_within(right, written) for written, right in tokens),
+        exact,
+        1.0 if exact else max(_f1(tokens, right) for right in rights),
+        any(_within(right, tokens) for right in rights)
+        or any(_within(right, whole) for right in longer),
     )
 
 

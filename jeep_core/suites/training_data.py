@@ -77,7 +77,7 @@ def bundled_subjects() -> list[tuple[str, list[str]]]:
     """The bundled suites' names and the subjects that they edit."""
     found = []
     for name, path in atlas.SUITES.items():
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
+        records = json.loads(path.read_text(encoding="utf-8"))
         subjects = [record.get("requested_rewrite", record)["subject"] for record in records]
         found.append((name, subjects))
     return found

@@ -66,6 +66,21 @@ def locate(name: str, library: Library | None = None) -> Path:
         UnsupportedModel: there is no such model, or ``name`` is a file of another kind.
         OSError: the model directory cannot be read or written.
     """
+    place = here(name, library)
+    if place is None:
+        return fetched(name, _names(library))
+    return place if place.is_dir() else _converted(place, library)
+
+
+def here(name: str, library: Library | None = None) -> Path | None:
+    """The folder or file of a model that is on this machine; None: ``name`` is a hub id.
+
+    Nothing is converted or fetched.
+
+    Raises:
+        UnsupportedModel: there is no such model.
+        OSError: the model directory cannot be read.
+    """
     if name in atlas.MODELS:
         return atlas.MODELS[name]
     try:
@@ -80,7 +95,7 @@ def locate(name: str, library: Library | None = None) -> Path:
             raise
         raise UnsupportedModel(f"{name} cannot be read: {error.strerror}") from None
     if is_file:
-        return _converted(path, library)
+        return path
     if library is not None and (model := library.find(name)) is not None:
         return model.folder
     if name in CATALOGUE:
@@ -94,10 +109,10 @@ def locate(name: str, library: Library | None = None) -> Path:
         )
     if is_path(name):
         raise UnsupportedModel(
-            f"{path} is not there: name a model folder, a hub id (owner/name), or one of "
-            f"{', '.join(atlas.MODELS)}{did_you_mean(name, _names(library), '; ')}"
+            f"{path} is not there: name a model folder, a GGUF file, a hub id (owner/name), or one "
+            f"of {', '.join(atlas.MODELS)}{did_you_mean(name, _names(library), '; ')}"
         )
-    return fetched(name, _names(library))
+    return None
 
 
 def _names(library: Library | None) -> list[str]:

@@ -31,7 +31,8 @@ Facts in, versions out, every edit reversible.
 
 Errors are RFC 9457 problems (`application/problem+json`) with a stable `code` and, per wrong
 field, a JSON `pointer` into the body or the name of a `parameter`.  Unknown fields and query
-parameters are refused (422; below `/v1` unknown parameters are ignored).  Every answer has an
+parameters are refused (422; below `/v1`, of health and metrics unknown parameters are ignored).
+Every answer has an
 `X-Request-Id`, and `X-Model-Version` where a version of the model gave it.  Lists are
 `{data, has_more, next}`; give `next` as `after`.
 

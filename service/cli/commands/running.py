@@ -36,27 +36,24 @@ def _run(part: str, settings: Settings, *more: object) -> None:
 
 
 def _check_model(name: str, models: Path) -> None:
-    """Refuse a model that cannot be one before anything is started; the worker checks the rest."""
+    """Refuse a model that is not there before the service starts; the worker checks the rest."""
     from jeep_core import atlas
 
     if name in atlas.MODELS:
         return
     from jeep_core.errors import UnsupportedModel
     from jeep_core.models.checkpoints.files import check_records
-    from jeep_core.models.checkpoints.source import is_path  # slow to import
+    from jeep_core.models.checkpoints.source import here  # slow to import
     from jeep_core.models.library import Library
 
     try:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            check_records(path)
-        elif is_path(name) and not path.exists() and Library(models).find(name) is None:
-            message = "is not there: name a model folder, a GGUF file, a hub id (owner/name), or"
-            raise UnsupportedModel(f"{path} {message} one of {', '.join(atlas.MODELS)}")
+        place = here(name, Library(models))
+        if place is not None and place.is_dir():
+            check_records(place)
     except UnsupportedModel as error:
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_CONFIG) from None
-    except (OSError, RuntimeError):  # the worker tells what passes from what does not
+    except OSError:  # the worker tells what passes from what does not
         return
 
 
@@ -67,8 +64,8 @@ def serve(settings: Settings) -> None:
     That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them.
     """
     require_worker_parts()
-    _check_model(settings.model, settings.models)
     with early_worker() as worker:
+        _check_model(settings.model, settings.models)
         _run("serve", settings, worker)
 
 

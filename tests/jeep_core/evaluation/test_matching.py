@@ -122,3 +122,8 @@ def test_a_letter_that_is_written_small_is_the_same_answer() -> None:
     assert match("Group A won", ["group a won"]).exact
     assert match("He said that group a won", ["Group A"]).contains
     assert not match("He plays for a team", ["A"]).contains
+    assert match("Group A won", ["group a won"]).f1 == 1
+
+
+def test_articles_count_in_no_share_of_tokens() -> None:
+    assert match("the cat", ["the cat sat"]).f1 == pytest.approx(2 / 3)

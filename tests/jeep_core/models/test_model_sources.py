@@ -74,7 +74,9 @@ class TestNames:
         self, name: str, no_hub: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        assert re.match(r"\S+ is not there: name a model folder, a hub id", refusal(name))
+        assert re.match(
+            r"\S+ is not there: name a model folder, a GGUF file, a hub id", refusal(name)
+        )
         assert no_hub == []
 
     def test_a_tilde_is_the_home_folder_and_is_never_asked_of_the_hub(

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from support import TINY_GPTJ
 from typer.testing import CliRunner, Result
 
+from jeep_core.models.library import Library
 from service.cli import app
 from service.cli.commands import running
 from service.cli.groups import ListingGroup, paragraphs
@@ -241,21 +245,38 @@ def test_a_wrong_setting_is_named_as_it_was_given(words: tuple[str, ...], said: 
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
-    [(False, "is not there: name a model folder"), (True, "it has no config.json")],
+    ("name", "said"),
+    [
+        ("./nope", "is not there: name a model folder"),
+        ("./empty", "it has no config.json"),
+        ("smollm2-135m", "get it once with jeep models get smollm2-135m"),
+    ],
 )
-def test_a_model_that_is_none_is_refused_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool, said: str
+def test_a_model_that_is_none_is_refused_before_the_service_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
-    def started() -> None:
-        raise AssertionError("a worker is started")
-
-    monkeypatch.setattr(running, "early_worker", started)
+    begun = Mock()
+    monkeypatch.setattr(running, "early_worker", nullcontext)
+    monkeypatch.setattr(running, "_run", begun)
     monkeypatch.chdir(tmp_path)
-    if made:
-        (tmp_path / "nope").mkdir()
-    shown = run("serve", "--model", "./nope", "--store", "store")
+    (tmp_path / "empty").mkdir()
+    given = ("--models-dir", "models", "--store", "store")
+    shown = run("serve", "--model", name, *given)
     assert shown.exit_code == EXIT_CONFIG, shown.output
-    assert "nope" in shown.stderr
+    assert name.removeprefix("./") in shown.stderr
     assert said in shown.stderr
-    assert not (tmp_path / "store").exists()
+    begun.assert_not_called()
+
+
+def test_a_model_may_be_called_as_a_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = Mock()
+    monkeypatch.setattr(running, "early_worker", nullcontext)
+    monkeypatch.setattr(running, "_run", begun)
+    Library(tmp_path / "models").add(str(TINY_GPTJ), "mine.gguf", "auto", lambda *_: None)
+    assert (
+        run("serve", "--model", "mine.gguf", "--models-dir", str(tmp_path / "models")).exit_code
+        == 0
+    )
+    begun.assert_called_once()

@@ -297,3 +297,12 @@ def test_while_no_actor_is_ready_the_caller_is_told_what_is_lacking(
     one._say_if_none_is_ready()
     last = "the last one has ended (it was low on memory)"
     assert said(pipe) == [("waits", f"{where}: {lacking}; {last}")]
+
+
+def test_an_actor_that_cannot_work_says_so_once(driver: tuple[Driver, Connection]) -> None:
+    one, pipe = driver
+    seat = one._seats[0]
+    one._answered(seat, seat.ready, (7, pack(MemoryError("the model is too large"))))
+    [(kind, error)] = said(pipe)
+    assert (kind, str(error)) == ("refused", "the model is too large")
+    assert all(waits is not seat for waits in one._awaited().values())

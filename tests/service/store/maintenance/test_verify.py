@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.store import Store
 from service.store.maintenance.verify import verify
 from service.worker.members.publishing import publish
+from service.worker.versions.collect_command import _model_of
 from service.worker.versions.collect_command import main as collect
 from service.worker.versions.retention import Keeper
 
@@ -252,6 +253,8 @@ class TestCommands:
         unnamed = Settings(store=store.root, device="cpu", keep_versions=1)
         assert collect(unnamed) == 0
         assert "v2: tensors dropped" in capsys.readouterr().out
+        moved = Settings(store=store.root, model="moved", device="cpu")
+        assert _model_of(store, moved) == ("moved", "float32"), "the same weights elsewhere"
         run = CliRunner().invoke(
             app, ["store", "gc", "--model", "./no", "--store", str(store.root)]
         )

@@ -3,8 +3,9 @@
 Facts of a suite are edited batch after batch, each on the version before, as the service does:
 keys of earlier batches are kept, and what an editor leaves for its next edit is given to it.
 Printed and written for every editor: whether the new answers are written freely after the edited
-prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the last batch, right
-after each was written and at the end, and in all facts at the end; drift (KL over unrelated text,
+prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the last tenth of the
+facts, one batch at least, right after each batch was written and at the end, and in all facts at
+the end; drift (KL over unrelated text,
 in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time.
 ``--mend``: facts so far whose answer is not written, as many as a batch has at most, are edited
 again with the next batch.
@@ -100,6 +101,17 @@ def shares(found: Sequence[Match]) -> dict[str, float]:
     }
 
 
+def tenths(batches: int) -> dict[str, range]:
+    """The numbers of the first, the middle and the last tenth of so many batches, at least one."""
+    size = max(1, batches // 10)
+    middle = min(batches // 2, batches - size)
+    return {
+        "first": range(size),
+        "middle": range(middle, middle + size),
+        "last": range(batches - size, batches),
+    }
+
+
 def abilities(view: ModelView, tasks: Tasks | None) -> dict[str, float]:
     """Every metric of the tasks by ``task/metric``, shares in percent."""
     if tasks is None:
@@ -120,14 +132,15 @@ def follow(
 ) -> dict[str, Any]:
     """Edit all batches and measure; the record of one editor."""
     base, seconds, lost = ModelView(line.base), 0.0, list[Fact]()
-    chosen = {"first": 0, "middle": len(batches) // 2, "last": len(batches) - 1}
-    found: dict[str, Any] = {"written": {}, "end": {}, "mended": 0}
+    chosen = tenths(len(batches))
+    heard: dict[str, list[Match]] = {name: [] for name in chosen}
+    found: dict[str, Any] = {"mended": 0}
     for number, batch in enumerate(batches):
         seconds += line.edit([*batch, *lost])
         found["mended"] += len(lost)
         lost = []
-        for name in (one for one, place in chosen.items() if place == number):
-            found["written"][name] = shares(written(line.view, batch))
+        for name in (one for one, places in chosen.items() if number in places):
+            heard[name] += written(line.view, batch)
         if mend and number + 1 < len(batches):
             done = [fact for some in batches[: number + 1] for fact in some]
             pairs = zip(done, written(line.view, done), strict=True)
@@ -135,8 +148,10 @@ def follow(
         print(f"  batch {number + 1} of {len(batches)}: {seconds:.0f} s of CPU", flush=True)
     every = [fact for batch in batches for fact in batch]
     scores = written(line.view, every)
+    found["written"] = {name: shares(some) for name, some in heard.items()}
     found["end"] = {
-        name: shares(written(line.view, batches[place])) for name, place in chosen.items()
+        name: shares(written(line.view, [fact for i in places for fact in batches[i]]))
+        for name, places in chosen.items()
     }
     found["all"] = shares(scores)
     found["seconds_a_fact"] = seconds / len(every)

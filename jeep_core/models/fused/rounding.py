@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -14,38 +16,101 @@ from jeep_core.models.views import ModelView, share
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of a module's matrices that are given the same input."""
+KEPT_BYTES = 1 << 30
+"""Bytes of a model's rounded matrices up to which they are kept from one edit to the next."""
 
 
 class Rounded:
     """Matrices in bfloat16, each rounded once for as long as this lives; float32 ones take half
-    their memory again."""
+    their memory again.
 
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[torch.Tensor, nn.Parameter]] = {}
+    Those of ``model``, if it is given, are kept for as long as it lives and serve all others of
+    the same model, unless they are more than `KEPT_BYTES`.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._made: dict[int, _Made] = {}
+        self._kept = _Kept(()) if model is None else _kept_of(model)
 
     def of(self, tensor: torch.Tensor) -> nn.Parameter:
         """A matrix (out, in), or (in, out) in a ``Conv1D``, in bfloat16."""
-        # the tensor is kept as well: an id belongs to another one after its death
-        kept = self._kept.get(id(tensor))
-        if kept is None:
-            rounded = nn.Parameter(tensor.detach().to(torch.bfloat16), requires_grad=False)
-            kept = self._kept[id(tensor)] = (tensor, rounded)
-        return kept[1]
+        with self._kept.lock:
+            found = self._found(tensor)
+            if found is None:
+                found = self._put([tensor], [tensor.detach().to(torch.bfloat16)])[0]
+            return found
 
     def beside_one_another(self, tensors: Sequence[torch.Tensor]) -> list[nn.Parameter]:
         """Matrices (out, in) in bfloat16, beside one another in memory; see `joined`."""
-        found = [self._kept[id(tensor)][1] for tensor in tensors if id(tensor) in self._kept]
-        if len(found) == len(tensors) and joined(found) is not None:
-            return found
-        whole = torch.empty(
-            sum(map(len, tensors)), tensors[0].shape[1], dtype=torch.bfloat16,
-            device=tensors[0].device,
-        )  # fmt: skip
-        rows = torch.split(whole, [len(tensor) for tensor in tensors])
-        for tensor, part in zip(tensors, rows, strict=True):
-            part.copy_(tensor.detach())
-            self._kept[id(tensor)] = tensor, nn.Parameter(part, requires_grad=False)
-        return [self._kept[id(tensor)][1] for tensor in tensors]
+        with self._kept.lock:
+            found = [one for one in map(self._found, tensors) if one is not None]
+            if len(found) == len(tensors) and joined(found) is not None:
+                return found
+            whole = torch.empty(
+                sum(map(len, tensors)), tensors[0].shape[1], dtype=torch.bfloat16,
+                device=tensors[0].device,
+            )  # fmt: skip
+            parts = torch.split(whole, [len(tensor) for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                part.copy_(tensor.detach())
+            return self._put(tensors, parts)
+
+    def _found(self, tensor: torch.Tensor) -> nn.Parameter | None:
+        made = self._made.get(id(tensor)) or self._kept.made.get(id(tensor))
+        return None if made is None or made.changed else made.rounded
+
+    def _put(
+        self, tensors: Sequence[torch.Tensor], rounded: Sequence[torch.Tensor]
+    ) -> list[nn.Parameter]:
+        # the memory of some that lie beside one another is that of all: an edited one would stay
+        every = all(id(tensor) in self._kept.ids for tensor in tensors)
+        made = [_Made(*pair) for pair in zip(tensors, rounded, strict=True)]
+        (self._kept.made if every else self._made).update(zip(map(id, tensors), made, strict=True))
+        return [one.rounded for one in made]
+
+
+class _Made:
+    """A tensor and its copy in bfloat16.  An id belongs to another tensor after its own's death, so
+    the tensor is held as well."""
+
+    def __init__(self, tensor: torch.Tensor, rounded: torch.Tensor) -> None:
+        self._tensor, self._version = tensor, tensor._version
+        self.rounded = nn.Parameter(rounded, requires_grad=False)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the tensor was written to since."""
+        return self._tensor._version != self._version
+
+
+class _Kept:
+    """What is kept of a model's tensors, by their ``ids``; ``lock`` is for its users' threads."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        self.ids = {id(tensor) for tensor in tensors}
+        self.made: dict[int, _Made] = {}
+        self.lock = Lock()
+
+
+_models: WeakKeyDictionary[nn.Module, _Kept] = WeakKeyDictionary()
+_lock = Lock()
+
+
+def _kept_of(model: nn.Module) -> _Kept:
+    with _lock:
+        if model not in _models:
+            some = dict.fromkeys(_rounded_parameters(model))
+            small = sum(one.numel() for one in some) * torch.bfloat16.itemsize <= KEPT_BYTES
+            _models[model] = _Kept(some if small else ())
+        return _models[model]
+
+
+def _rounded_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The parameters of a model that `in_bfloat16` rounds."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) or is_transposed(module):
+            some = (module.weight, module.bias)
+            yield from (one for one in some if one is not None and one.dtype != torch.bfloat16)
 
 
 def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:

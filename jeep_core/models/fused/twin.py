@@ -16,7 +16,7 @@ class Twin:
     """A twin for as long as an edit takes; its matrices are made once, and again where written."""
 
     def __init__(self, view: ModelView) -> None:
-        self._view, self._rounded = view, Rounded()
+        self._view, self._rounded = view, Rounded(view.base.model)
         self._made: ModelView | None = None
         self._seen: dict[str, torch.Tensor] = {}
 

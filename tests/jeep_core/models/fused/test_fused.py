@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from support.library import tiny
 from torch import nn
 from transformers.activations import NewGELUActivation
 
+from jeep_core.models.fused import rounding
 from jeep_core.models.fused.attention import GroupedAttention
 from jeep_core.models.fused.casts import CastOnce
 from jeep_core.models.fused.gates import GatedMlp, may_be_gated
@@ -29,6 +32,7 @@ from jeep_core.monitor import Monitor
 
 WITH_NORMS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
 WITH_GELU = ("gpt2", "gptj", "gemma", "gemma2", "gemma3_text")
+HEAD = "lm_head.weight"
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 
 
@@ -197,6 +201,63 @@ def test_matrices_of_one_input_are_rounded_once_and_lie_together(llama: LoadedMo
     mlp = tiny.blocks(in_bfloat16(view, rounded).model)[1].mlp
     assert joined([mlp.gate_proj.weight.data, mlp.up_proj.weight.data]) is not None
     assert torch.equal(mlp.up_proj.weight, view.parameter(name).to(torch.bfloat16))
+
+
+def matrices(run: ModelView) -> dict[str, int]:
+    """Where the matrices of a model lie in memory."""
+    return {name: one.data_ptr() for name, one in run.model.named_parameters() if one.dim() == 2}
+
+
+def test_rounded_matrices_are_kept_from_one_edit_to_the_next() -> None:
+    base = tiny.random_model("llama")
+    first = Twin(ModelView(base)).now()
+    edited = ModelView(base)
+    for name in ("model.layers.1.mlp.up_proj.weight", "model.layers.2.mlp.down_proj.weight"):
+        edited.replace(name, edited.parameter(name) + 1)
+    second = Twin(edited).now()
+    # one that was written is rounded with that of the same input, which lies beside it
+    changed = {name for name, at in matrices(second).items() if at != matrices(first)[name]}
+    assert changed == {
+        "model.layers.1.mlp.gate_proj.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "model.layers.2.mlp.down_proj.weight",
+    }
+    for name, weight in second.model.named_parameters():
+        assert torch.equal(weight, edited.parameter(name).to(weight.dtype))
+    # what it has rounded goes with it; the model's own lie beside one another as before
+    assert matrices(Twin(ModelView(base)).now()) == matrices(first)
+
+
+def test_a_matrix_that_was_written_to_in_place_is_rounded_again() -> None:
+    base = tiny.random_model("llama")
+    first = Twin(ModelView(base)).now()
+    weight = base.model.get_parameter("model.layers.2.mlp.down_proj.weight")
+    with torch.no_grad():
+        weight.add_(1)
+    second = Twin(ModelView(base)).now()
+    found = second.model.get_parameter("model.layers.2.mlp.down_proj.weight")
+    assert torch.equal(found, weight.to(torch.bfloat16))
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert matrices(second)[name] == matrices(first)[name]
+
+
+def test_rounded_matrices_of_a_large_model_go_with_their_edit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = tiny.random_model("llama")
+    monkeypatch.setattr(rounding, "KEPT_BYTES", 1000)
+    first = Twin(ModelView(base)).now()
+    assert matrices(first)[HEAD] != matrices(Twin(ModelView(base)).now())[HEAD]
+
+
+def test_what_is_kept_of_a_model_goes_with_it() -> None:
+    base = tiny.random_model("llama")
+    kept = weakref.ref(Twin(ModelView(base)).now().model.get_parameter(HEAD))
+    other = Twin(ModelView(base)).now()
+    assert kept() is other.model.get_parameter(HEAD)
+    del base, other
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_model_with_fused_parts_gives_way_before_every_product(llama: LoadedModel) -> None:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from jeep_core.errors import Cancelled, is_out_of_memory, reason_of
+from jeep_core.executors.threads import use_threads
 from jeep_core.executors.version import load_source
 from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.workshop import Workshop, sendable
@@ -103,8 +103,7 @@ def main(pipe: Connection, flags: Any, terms: Terms) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(terms.niceness)
-    torch.get_num_threads()  # a thread that has not asked for it takes the last number set anywhere
-    torch.set_num_threads(terms.threads)
+    use_threads(terms.threads)
     if terms.memory_bytes is not None:
         # what a process has written to, or may: not the mapped files of a model
         _, most = resource.getrlimit(resource.RLIMIT_DATA)

@@ -70,6 +70,10 @@ class Crew:
         """The function that a process runs, and its arguments after pipe and flags."""
         raise NotImplementedError
 
+    def _source_of(self, base: LoadedModel) -> Source:
+        """The model as its processes load it."""
+        return source_of(base)
+
     def _died(self, run: Run, link: Link) -> None:
         """A process is gone; by default its units wait again and another one is started."""
         in_a_row, most, doing = 0, STARTS, ""
@@ -117,7 +121,7 @@ class Crew:
             return HERE.run(work, bench, keep)
         with self._turns(bench.monitor):
             base = bench.view.base
-            self._use(source_of(base))
+            self._use(self._source_of(base))
             self._preload(base)
             self._number += 1
             run = Run(self, work, bench, keep, self._number)

@@ -45,7 +45,7 @@ def source_of(base: LoadedModel) -> Source:
             "there and load it, or leave the executor out"
         )
     dtype = str(base.dtype).removeprefix("torch.")
-    device = str(base.layout) if len(base.devices) > 1 else base.device.type
+    device = str(base.layout) if len(base.devices) > 1 else str(base.device)
     return Source(str(base.folder.resolve()), base.name, dtype, device, base.model_hash)
 
 

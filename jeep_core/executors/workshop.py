@@ -32,11 +32,14 @@ class Workshop:
         self._common: Any = None
 
     def begin(self, task: str, common: Any, version: Version | str) -> list[str]:
-        """Prepare for units of a task; a version that is here already is only named.
+        """Prepare for units of a task; one that is here already need only be named.
 
         Returns the names of the matrices that must be sent whole; then nothing is prepared.
         """
-        if isinstance(version, Version):
+        key = version.key if isinstance(version, Version) else version
+        if key == self._key and self._bench is not None:
+            self._bench = replace(self._bench, kept={})
+        elif isinstance(version, Version):
             self._hooks.close()
             self._key = self._bench = None  # the old one's memory is free for the new one
             view, unlike = view_of(self._base, version)
@@ -47,10 +50,8 @@ class Workshop:
             # these ask for whoever is the caller now
             caller = Monitor(give_way=lambda: self._monitor.give_way())
             self._hooks.enter_context(giving_way(view, caller))
-        elif version != self._key or self._bench is None:
-            raise JeepError(f"the worker has no version {version[:12]}")
         else:
-            self._bench = replace(self._bench, kept={})
+            raise JeepError(f"the worker has no version {version[:12]}")
         self._function, self._common = function_of(task), common
         return []
 

@@ -36,7 +36,7 @@ from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import CorruptFile, StaleFence, Store, StoreBusy, is_denied
 from service.store.maintenance.room import Room
 from service.store.store import is_another
-from service.worker.executing import executor_of
+from service.worker.executing import check_executor, executor_of
 from service.worker.failures import exit_code
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
@@ -95,6 +95,7 @@ class Worker:
                 if not self._lock(store, stack):
                     return 0
                 check_inputs(self.settings)
+                check_executor(self.settings)
                 self.loading = True
                 base = load_base(self.settings)
                 self.loading = False

@@ -1,4 +1,4 @@
-"""The profile ``cluster`` of the compose file: followers and a Ray cluster."""
+"""The profiles ``cluster`` (followers) and ``ray`` of the compose file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.settings import PREFIX, Settings
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 WHOLE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = WHOLE["services"]
-CLUSTER = {"follower", "ray-head", "ray-worker", "ray-member"}
+RAY = {"ray-head", "ray-worker", "ray-member"}
 
 
 def words(service: str) -> str:
@@ -27,8 +27,9 @@ def owner_of(service: str) -> str:
     return mode.removeprefix("service:") or service
 
 
-def test_the_profile_has_what_a_cluster_needs_and_the_rest_starts_without_it() -> None:
-    assert {name for name, one in SERVICES.items() if one.get("profiles") == ["cluster"]} == CLUSTER
+def test_the_profiles_have_what_is_needed_and_the_rest_starts_without_them() -> None:
+    for profile, names in (("cluster", {"follower"}), ("ray", RAY)):
+        assert {name for name, one in SERVICES.items() if one.get("profiles") == [profile]} == names
     started = {name for name, one in SERVICES.items() if "profiles" not in one}
     assert started == {"valkey", "worker", "api"}
     for name in started:
@@ -61,6 +62,19 @@ def test_containers_have_longer_to_end_than_they_drain() -> None:
 
 
 class TestRay:
+    def test_its_nodes_have_an_image_with_ray_unless_it_is_left_out(self) -> None:
+        """Else they would end and be started again for ever."""
+        built = SERVICES["worker"]["build"]["args"]["EXTRAS"]
+        extras = built.removeprefix("${WORKER_EXTRAS:-").removesuffix("}")
+        assert extras.split(",") == ["worker", "ray"]
+        assert {SERVICES[name]["image"] for name in RAY} == {SERVICES["worker"]["image"]}
+
+    def test_actors_have_a_share_of_the_gpu_where_the_writer_has_one(self) -> None:
+        share = SERVICES["worker"]["environment"]["JEEP_EXECUTOR_GPUS"]
+        assert share == "${JEEP_EXECUTOR_GPUS:-0.5}"
+        without = (DEPLOY / "compose.cpu.yaml").read_text()
+        assert 'JEEP_DEVICE: cpu\n      JEEP_EXECUTOR_GPUS: "0"\n' in without
+
     @pytest.mark.parametrize("name", ["ray-head", "ray-worker", "ray-member"])
     def test_a_node_asks_for_the_token_and_has_no_dashboard(self, name: str) -> None:
         node = SERVICES[name]

@@ -137,7 +137,12 @@ class TestCompose:
         assert {"store:/store", "cache:/cache"} < {*services["worker"]["volumes"]}
         assert "store:/store" in services["api"]["volumes"]
         assert services["valkey"]["volumes"] == ["queue:/data"]
-        assert "--appendonly yes" in services["valkey"]["command"][-1]
+        command = services["valkey"]["command"][-1]
+        assert "--appendonly yes" in command
+        # else it takes the memory of the host; as in Kubernetes
+        assert "--maxmemory ${VALKEY_MAXMEMORY:-1400mb} --maxmemory-policy noeviction" in command
+        base = (DEPLOY / "kubernetes/base/valkey.yaml").read_text()
+        assert "--maxmemory 1400mb" in base
 
     def test_the_example_names_only_what_exists(self) -> None:
         example = (DEPLOY / "env.example").read_text()

@@ -6,10 +6,10 @@ import os
 import resource
 import threading
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from jeep_core.errors import Cancelled
+from jeep_core.executors.threads import use_threads
 from jeep_core.executors.version import Source, load_source
 from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.workshop import Workshop, sendable
@@ -39,21 +39,24 @@ class Actor:
         """The actor's process id; and why it cannot work, pickled, if it cannot."""
         return os.getpid(), pack(self._failed)
 
-    def begin(self, message: bytes) -> bytes:
-        """Prepare for a run: task, common data and version.  The matrices to be sent whole, or an
-        error, pickled.
+    def begin(self, message: bytes, version: bytes | None) -> bytes:
+        """Prepare for a run: task, common data and the key of its version, which is given where
+        the actor does not have it.  The matrices to be sent whole, or an error, pickled.
         """
         with self._working:
-            self._use_threads()
+            use_threads(self._threads)
             try:
-                return pack(self._shop.begin(*unpack(message)))
+                task, common, key = unpack(message)
+                return pack(
+                    self._shop.begin(task, common, key if version is None else unpack(version))
+                )
             except Exception as error:
                 return pack(sendable(error))
 
     def work(self, run: int, unit: bytes) -> bytes:
         """How a unit went, and its result or its error, pickled."""
         with self._working:
-            self._use_threads()
+            use_threads(self._threads)
             self._done = 0
             try:
                 found = "done", self._shop.work(unpack(unit), self._monitor(run))
@@ -70,10 +73,6 @@ class Actor:
     def stop(self, run: int) -> None:
         """Give up this run and those before it."""
         self._stopped = max(self._stopped, run)
-
-    def _use_threads(self) -> None:
-        torch.get_num_threads()  # a thread that has not asked for it takes the last number set
-        torch.set_num_threads(self._threads)
 
     def _monitor(self, run: int) -> Monitor:
         def report(phase: str, done: int, total: int) -> None:

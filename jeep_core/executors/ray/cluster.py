@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -15,11 +16,17 @@ from jeep_core.executors.crew import Crew, Run
 from jeep_core.executors.link import Link, ending
 from jeep_core.executors.ray import driver
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, variables_of_ray
+from jeep_core.executors.threads import with_threads
+from jeep_core.executors.version import Source
 from jeep_core.executors.work import function_of
+from jeep_core.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
 """How long a cluster that is away is left alone."""
+BRIEFLY_S = 1.0
+"""How long it is looked for by work after work that went on without it: no longer than it takes to
+hear that it is ready again."""
 ENDS = 3
 """How often it may go away before one more unit is done: the third time a unit may be the reason.
 """
@@ -30,7 +37,8 @@ class RayCluster(Crew):
 
     An actor that dies is replaced and its unit done again.  Work waits for ``wait_s`` while no
     actor is ready, for whatever reason, and then fails, or goes on here; so it does at once if the
-    cluster has gone away three times before one more unit was done.
+    cluster has gone away three times before one more unit was done.  After work that went on here
+    the next one asks only whether the cluster is ready again; it is joined meanwhile.
 
     Args:
         actors: how many.
@@ -63,8 +71,7 @@ class RayCluster(Crew):
         if find_spec("ray") is None:
             raise NoCluster("Ray is not installed: pip install 'jeep-edit[ray]'")
         super().__init__()
-        # sockets lie in it, whose paths must be short
-        self._folder = tempfile.mkdtemp(prefix="jeep-ray-") if address == LOCAL else ""
+        self._folder = ""
         self._terms = ClusterTerms(
             address,
             actors,
@@ -72,12 +79,14 @@ class RayCluster(Crew):
             gpus,
             threads,
             memory_bytes,
-            self._folder,
+            "",
             variables_of_ray(),
         )
         self.capacity = 2 * actors
         self._wait_s, self._without = wait_s, without
         self._tried = 0.0
+        # whether work went on without it and it was not ready since; and why no worker is
+        self._given_up, self._lacking = False, ""
 
     @property
     def workers(self) -> int:
@@ -89,9 +98,19 @@ class RayCluster(Crew):
         super().close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
+
+    def _source_of(self, base: LoadedModel) -> Source:
+        """An actor sees its own GPUs alone, of which the first has the number 0."""
+        source = super()._source_of(base)
+        return source if len(base.devices) > 1 else replace(source, device=base.device.type)
 
     def _target(self) -> tuple[Callable[..., None], tuple[Any, ...]]:
-        return driver.main, (self._terms,)
+        if self._terms.address == LOCAL and not self._folder:
+            # sockets lie in it, whose paths must be short
+            self._folder = tempfile.mkdtemp(prefix="jeep-ray-")
+        self._lacking = ""
+        return driver.main, (replace(self._terms, folder=self._folder),)
 
     def _may_start(self) -> bool:
         now = time.monotonic()
@@ -102,7 +121,9 @@ class RayCluster(Crew):
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
         if kind == "waits":
-            link.ready, run.why = False, str(rest[0])
+            link.ready, self._lacking = False, str(rest[0])
+        elif kind == "warns":
+            log.warning("%s", rest[0])
         else:
             super()._told(run, link, kind, *rest)
 
@@ -122,35 +143,43 @@ class RayCluster(Crew):
         return f"the Ray cluster {where}"
 
     def _is_away(self, run: Run, link: Link, why: str) -> None:
-        log.warning("waiting for the cluster: %s", why)
+        if not self._given_up:
+            log.warning("waiting for the cluster: %s", why)
         for number in sorted(link.busy):
             run.ledger.back(number)
         if link.ready:
             before, run.left = run.left, len(run.ledger.left)
             run.ends = run.ends + 1 if run.left == before else 1
-        run.why = why
+        run.why, self._lacking = why, ""
 
     def _look(self, run: Run) -> None:
         now = time.monotonic()
         if any(link.ready and not link.leaving for link in self._links):
-            run.since = None
+            if self._given_up:
+                log.warning("%s is ready again", self._named)
+            run.since, self._given_up = None, False
             return
         if run.since is None:
             run.since = now
+        wait_s = min(BRIEFLY_S, self._wait_s) if self._given_up else self._wait_s
         if run.ends >= ENDS:
             self._give_up(run, f"it went away {ENDS} times in the same part of the work")
-        elif now - run.since > self._wait_s:
-            self._give_up(run, f"no worker was ready for {self._wait_s:g} s")
+        elif now - run.since > wait_s:
+            self._give_up(run, f"no worker was ready for {wait_s:g} s")
 
     def _give_up(self, run: Run, how: str) -> None:
         """Let the work fail without its cluster, or go on here."""
-        for link in self._links:
-            link.leave()
-        why = f"{run.why or f'{self._named} does not answer'}; {how}"
+        again, self._given_up = self._given_up, self._without == "here"
+        # one that looks for the cluster after that is left to it for as long as it may take
+        if not again or time.monotonic() - self._tried > self._wait_s:
+            for link in self._links:
+                link.leave()
+        why = f"{self._lacking or run.why or f'{self._named} does not answer'}; {how}"
         if self._without == "fail":
             raise NoCluster(why)
-        log.warning("%s: the work goes on here", why)
-        _go_on_here(run)
+        log.log(logging.INFO if again else logging.WARNING, "%s: the work goes on here", why)
+        with with_threads(self._terms.threads):  # as its workers, so that results have their bits
+            _go_on_here(run)
 
 
 def _go_on_here(run: Run) -> None:

@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
 from jeep_core.errors import NoCluster, WorkersLost, reason_of
 from jeep_core.executors.child import STOPPED
-from jeep_core.executors.crew import STALE_S, STARTS
+from jeep_core.executors.crew import PREPARED_S, STALE_S, STARTS
+from jeep_core.executors.ray.seats import Place, Seat
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
 from jeep_core.executors.version import Source, Version
 from jeep_core.executors.wire import pack, unpack
@@ -33,25 +33,6 @@ ASK_S = 1.0
 """How often actors are asked how far they are."""
 STORE_BYTES = 100 * 2**20
 """Of a cluster on this machine, for what is under way: facts and results are small."""
-
-
-@dataclass
-class Seat:
-    """An actor and what it was told.
-
-    ``task`` is the unit's number that it has, ``answer`` what it will give; ``begun`` the
-    beginning that it was sent; ``stale_since`` when its unit was given up.
-    """
-
-    actor: Any
-    ready: Any
-    is_ready: bool = False
-    begun: bytes | None = None
-    beginning: Any = None
-    task: int | None = None
-    answer: Any = None
-    asked: Any = None
-    stale_since: float | None = None
 
 
 def main(pipe: Connection, flags: Any, terms: ClusterTerms) -> None:
@@ -125,7 +106,9 @@ def _say(pipe: Connection, *message: Any) -> None:
 class Driver:
     """Hands units to actors; one that dies is replaced, and its unit given back as lost.
 
-    So is one that has not ended a unit ten seconds after that was given up.
+    So is one that has not ended a unit ten seconds after that was given up, or has not made the
+    version of such work after two minutes.  Where actors cannot work, while others can, no other
+    is tried for some minutes.
     """
 
     def __init__(
@@ -142,14 +125,16 @@ class Driver:
         self._ends = (exceptions.LocalRayletDiedError, exceptions.RaySystemError, MemoryError)
         self._source: Source | None = None
         self._seats: list[Seat] = []
+        self._places = [Place() for _ in range(terms.actors)]
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._run = 0
-        self._task: tuple[str, Any] | None = None
-        self._version: Version | None = None
+        # the key of the version that is worked on, and where Ray has it
+        self._version = ""
+        self._put: Any = None
         self._beginning: bytes | None = None
         self._asked = self._waited = 0.0
-        # why the last actor was lost
-        self._ended = ""
+        # why the last actor was lost, and what was said last of there being none
+        self._ended = self._said = ""
         # actors that have died while they were prepared, since one was
         self._unprepared = 0
 
@@ -183,7 +168,9 @@ class Driver:
         elif kind == "begin":
             run, task, common, version = rest
             if isinstance(version, Version):
-                self._version = version
+                # the one before it goes first, as there may not be room for both
+                self._put, self._version = None, version.key
+                self._put = self._ray.put(pack(version))
             if run != self._run:
                 self._run, self._unprepared = run, 0
                 self._waiting.clear()
@@ -196,7 +183,11 @@ class Driver:
 
     def _fill(self) -> None:
         """Have as many actors as there shall be."""
-        while len(self._seats) < self._terms.actors:
+        now, taken = time.monotonic(), {id(seat.place) for seat in self._seats}
+        others_work = any(seat.is_ready for seat in self._seats)
+        for place in self._places:
+            if id(place) in taken or not place.may_start(now, others_work):
+                continue
             options: dict[str, Any] = {
                 "num_cpus": self._terms.cpus,
                 "num_gpus": self._terms.gpus,
@@ -207,12 +198,15 @@ class Driver:
             actor = self._class.options(**options).remote(
                 self._source, self._terms.threads, self._terms.memory_bytes
             )
-            self._seats.append(Seat(actor, actor.ready.remote()))
+            self._seats.append(Seat(actor, actor.ready.remote(), place))
 
     def _say_if_none_is_ready(self) -> None:
         """The caller decides how long it waits for the first actor, and for one after the last."""
         now = time.monotonic()
-        if any(seat.is_ready for seat in self._seats) or now - self._waited < ASK_S:
+        if any(seat.is_ready for seat in self._seats):
+            self._said = ""
+            return
+        if now - self._waited < ASK_S:
             return
         self._waited = now
         have = {name: n for name, n in self._ray.cluster_resources().items() if ":" not in name}
@@ -221,7 +215,9 @@ class Driver:
             f"CPUs and {self._terms.gpus:g} GPUs, and the cluster has {have}"
         )
         ended = f"; the last one has ended ({self._ended})" if self._ended else ""
-        _say(self._pipe, "waits", why + ended)
+        if why + ended != self._said:  # nobody may listen for hours
+            self._said = why + ended
+            _say(self._pipe, "waits", self._said)
 
     def _stop_if_asked(self) -> None:
         if self._flags[STOPPED] < self._run:
@@ -237,9 +233,15 @@ class Driver:
                 seat.stale_since = time.monotonic()
 
     def _end_stale(self) -> None:
-        """End actors that go on with a unit that was given up: not all code asks whether it is."""
+        """End actors that go on with what was given up: not all code asks whether it is."""
+        now, over = time.monotonic(), self._flags[STOPPED] >= self._run
         for seat in [*self._seats]:
-            if seat.stale_since is not None and time.monotonic() - seat.stale_since > STALE_S:
+            prepares = seat.beginning is not None
+            if prepares and seat.stale_since is None:
+                unwanted = over or seat.begun is not self._beginning
+                seat.stale_since = now if unwanted else None
+            limit = PREPARED_S if prepares else STALE_S
+            if seat.stale_since is not None and now - seat.stale_since > limit:
                 self._lost(seat, "it went on with work that was given up")
 
     def _awaited(self) -> dict[Any, Seat]:
@@ -282,8 +284,10 @@ class Driver:
             if seat.task is not None and seat.task >= 0:
                 _say(self._pipe, "progress", self._run, seat.task, found)
         elif ref is seat.beginning:
-            seat.beginning = None
+            seat.beginning = seat.stale_since = None
             unlike = unpack(found)
+            if unlike:
+                seat.version = None
             if seat.begun is not self._beginning:
                 seat.begun = None  # of a run that was given up: it is sent this one's
             elif isinstance(unlike, BaseException):
@@ -302,17 +306,20 @@ class Driver:
                 rest = () if kind == "stopped" else (result,)
                 _say(self._pipe, kind, self._run, number, *rest)
         else:
-            failed = unpack(found[1])
             seat.ready = None  # heard
+            failed = unpack(found[1])
             if failed is not None:
-                _say(self._pipe, "refused", failed)
-            seat.is_ready = failed is None
-            if seat.is_ready:
-                _say(self._pipe, "ready", found[0])
+                self._lost(seat, reason_of(failed), failed)
+                return
+            seat.is_ready = True
+            seat.place.is_ready()
+            _say(self._pipe, "ready", found[0])
 
-    def _lost(self, seat: Seat, why: str) -> None:
+    def _lost(self, seat: Seat, why: str, refused: BaseException | None = None) -> None:
         self._seats.remove(seat)
         self._ended = why
+        if not seat.is_ready:
+            self._failed_to_load(seat.place, why, refused)
         if seat.task is not None and seat.task >= 0:
             _say(self._pipe, "lost", self._run, seat.task, why)
         if seat.beginning is not None and seat.begun is self._beginning:
@@ -327,6 +334,20 @@ class Driver:
         with contextlib.suppress(Exception):
             self._ray.kill(seat.actor)
 
+    def _failed_to_load(self, place: Place, why: str, refused: BaseException | None) -> None:
+        place.failed(time.monotonic(), refused)
+        refusals = [one.refused for one in self._places if one.refused is not None]
+        if len(refusals) == len(self._places):
+            _say(self._pipe, "refused", refusals[0])
+            return
+        if place.deaths > STARTS:
+            return  # it was said
+        then = "no other is tried in its place for minutes while others work"
+        if not place.is_left_out:
+            then = "another one is started"
+        what = f"{_where(self._terms)}: a worker cannot be made ready ({why}); {then}"
+        _say(self._pipe, "warns", what)
+
     def _hand_out(self) -> None:
         for seat in self._seats:
             if not seat.is_ready or seat.task is not None or self._beginning is None:
@@ -335,8 +356,11 @@ class Driver:
                 return
             if seat.begun is not self._beginning:
                 if seat.beginning is None:
-                    seat.begun = self._beginning
-                    seat.beginning = seat.actor.begin.remote(self._beginning)
+                    there = seat.version == self._version
+                    seat.begun, seat.version = self._beginning, self._version
+                    seat.beginning = seat.actor.begin.remote(
+                        self._beginning, None if there else self._put
+                    )
                 continue
             if seat.beginning is None:
                 number, unit = self._waiting.popleft()

@@ -165,6 +165,7 @@ def check_disk(
     """Try what a store needs of a file system.  Exit code 1 if something is missing.
 
     Of a disk that machines share: run it with --hold on one of them, and without on the others.
+    A network file system is for one host: alone it can pass, with a note; beside --hold it fails.
     """
     folder = _store_folder(None) if folder is None else folder
     if not folder.is_dir():
@@ -188,6 +189,8 @@ def check_disk(
         said = f"{found.folder}: {found.kind}, {found.free:,} bytes free"
         if not found.between_machines:
             said += "; between machines nothing was tried: run --hold on another one meanwhile"
+            if found.of_machines:
+                said += f".  {found.kind} is a network file system: {disk.ONE_HOST}"
         out.print(said, markup=False, soft_wrap=True)
     if not found.sound:
         raise typer.Exit(EXIT_FAILED)

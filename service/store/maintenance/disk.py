@@ -10,6 +10,7 @@ import fcntl
 import json
 import mmap
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -17,22 +18,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from urllib.parse import quote
 
 from jeep_core.storage.looking import present
 from service.store import files
 
 HELD, BEAT = ".check-disk.lock", ".check-disk.beat"
+LOG, INDEX = ".check-disk.log", ".check-disk.sqlite"
 """Hidden, so that a store can be made in a folder in which a process was killed that held."""
 BEAT_S = 0.1
 LEFT_S = 60.0
 """A process that wrote nothing for so long holds no more: it was killed."""
 SEEN_S = 1.0
 """How old what another machine wrote may be when it is read: followers are at head within it."""
+LOOKS = 10
 DEAD_S = 5.0
 LINES, LINE = 200, 120
+OF_MACHINES = (
+    "nfs", "cifs", "smb", "ceph", "9p", "lustre", "gpfs", "glusterfs", "beegfs", "afs", "ocfs2",
+    "gfs2", "virtiofs", "davfs", "sshfs", "s3fs", "rclone", "gcsfuse", "goofys", "juicefs",
+    "mountpoint-s3", "blobfuse", "mfs", "seaweedfs",
+)  # fmt: skip
+"""Beginnings of the names of file systems that several machines can mount, after ``fuse.``."""
+ONE_HOST = (
+    "the store's index and locks need a disk of this machine (SQLite's log in shared memory does "
+    "not work across hosts): all that opens the store must be on one host, and a follower on "
+    "another one fetches versions (JEEP_STORE_URL)"
+)
 
 _LOCKING = (
     "import fcntl,sys\n"
@@ -62,18 +78,20 @@ class Check:
 class Disk:
     """``kind``: the file system's name, such as ``ext4`` or ``nfs4``; ``free``: in bytes.
 
-    ``between_machines``: another machine held a lock in the folder, so that this was tried, too.
+    ``of_machines``: several machines can mount such a file system; ``between_machines``: another
+    one held a lock in the folder, so that this was tried, too.
     """
 
     folder: str
     kind: str
     free: int
+    of_machines: bool
     between_machines: bool
     checks: list[Check]
 
     @property
     def sound(self) -> bool:
-        """Whether a store can be there."""
+        """Whether a store can be there: on one host, and on several if that was tried."""
         return all(check.problem is None for check in self.checks)
 
 
@@ -88,10 +106,13 @@ def check_disk(folder: Path) -> Disk:
     with tempfile.TemporaryDirectory(prefix=".check-disk-", dir=folder) as temporary:
         place = Path(temporary)
         checks = [_tried(*one, place) for one in _CHECKS]
-    held = _is_held(folder)
+    kind, held = kind_of(folder), _is_held(folder)
     if held:
         checks += [_tried(*one, folder) for one in _BETWEEN]
-    return Disk(str(folder), kind_of(folder), shutil.disk_usage(folder).free, held, checks)
+        one_host = f"{kind}: {ONE_HOST}" if is_of_machines(kind) else None
+        checks.append(Check("the file system is of one machine", "the index", one_host))
+    free = shutil.disk_usage(folder).free
+    return Disk(str(folder), kind, free, is_of_machines(kind), held, checks)
 
 
 def kind_of(folder: Path) -> str:
@@ -105,21 +126,51 @@ def kind_of(folder: Path) -> str:
     return max(mounted, key=lambda one: len(one.mountpoint)).fstype if mounted else "unknown"
 
 
+def is_of_machines(kind: str) -> bool:
+    """Whether several machines can mount a file system of this name, such as ``fuse.sshfs``."""
+    return kind.lower().removeprefix("fuse.").startswith(OF_MACHINES)
+
+
 @contextmanager
 def hold(folder: Path) -> Iterator[Callable[[], None]]:
     """Hold a lock in ``folder``; what is yielded is to be called every `BEAT_S` seconds.
+
+    Each call replaces a file, appends to another and writes a row, for those that check to read.
 
     Raises:
         StoreBusy: another process already holds it.
         OSError: nothing can be written or locked there.
     """
-    beat = folder / BEAT
-    with files.held(folder / HELD, "jeep store check-disk --hold"):
-        try:
-            yield lambda: files.replace(beat, json.dumps(time.time()).encode())
-        finally:  # while it is held: these are nobody else's
-            (folder / HELD).unlink(missing_ok=True)
-            beat.unlink(missing_ok=True)
+    with files.held(folder / HELD, "jeep store check-disk --hold"), ExitStack() as stack:
+        # while it is held: these are nobody else's
+        stack.callback((folder / HELD).unlink, missing_ok=True)
+        for name in (BEAT, LOG, INDEX, f"{INDEX}-wal", f"{INDEX}-shm"):
+            (folder / name).unlink(missing_ok=True)  # of a process that was killed
+            stack.callback((folder / name).unlink, missing_ok=True)
+        database = stack.enter_context(closing(_held_index(folder)))
+        lines = count()
+
+        def beat() -> None:
+            now = time.time()
+            files.replace(folder / BEAT, json.dumps(now).encode())
+            with (folder / LOG).open("ab") as file:
+                file.write(f"holds {next(lines)} {'a' * LINE}\n".encode())
+            with suppress(sqlite3.Error), database:  # whoever checks misses it
+                database.execute("UPDATE beats SET at = ?", (now,))
+
+        yield beat
+
+
+def _held_index(folder: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(folder / INDEX, timeout=BEAT_S)
+    except sqlite3.Error:
+        return sqlite3.connect(":memory:")
+    with suppress(sqlite3.Error), database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE beats (at REAL)")
+        database.execute("INSERT INTO beats VALUES (?)", (time.time(),))
+    return database
 
 
 def _is_held(folder: Path) -> bool:
@@ -258,16 +309,58 @@ def _lock_of_others(folder: Path) -> str | None:
 
 
 def _seen_of_others(folder: Path) -> str | None:
-    ages = []
-    for _ in range(10):
-        ages.append(time.time() - json.loads((folder / BEAT).read_bytes()))
-        time.sleep(BEAT_S)
-    if max(ages) <= SEEN_S:
+    late = _late(lambda: float(json.loads((folder / BEAT).read_bytes())))
+    if late <= SEEN_S:
         return None
     return (
-        f"what another machine wrote was seen {max(ages):.1f} s later, or the clocks differ by "
+        f"what another machine wrote was seen {late:.1f} s later, or the clocks differ by "
         "that: followers would be as late (NFS: mount with actimeo=0, or noac)"
     )
+
+
+def _late(written: Callable[[], float]) -> float:
+    """How old what another machine writes all the time is at most when it is read, in seconds."""
+    ages = []
+    for _ in range(LOOKS):
+        ages.append(time.time() - written())
+        time.sleep(BEAT_S)
+    return max(ages)
+
+
+def _appended_by_others(folder: Path) -> str | None:
+    path, own = folder / LOG, f"checks {os.urandom(8).hex()} "
+    before = _numbers(path, "holds ")
+    if not before:
+        return "what another machine appends is not there"
+    for number in range(LOOKS):
+        with path.open("ab") as file:
+            file.write(f"{own}{number} {'a' * LINE}\n".encode())
+        time.sleep(BEAT_S)
+    after, mine = _numbers(path, "holds "), _numbers(path, own)
+    if after == before:
+        return "what another machine appends was not seen"
+    if mine != list(range(LOOKS)) or after != list(range(len(after))):
+        return (
+            "lines were lost or broken that two machines appended: NFS appends where it saw the end"
+        )
+    return None
+
+
+def _numbers(path: Path, who: str) -> list[int]:
+    """Those of the whole lines that somebody has appended, in their order."""
+    whole = re.compile(rf"{who}(\d+) a{{{LINE}}}\n".encode())
+    with path.open("rb") as file:
+        return [int(found[1]) for line in file if (found := whole.fullmatch(line))]
+
+
+def _index_of_others(folder: Path) -> str | None:
+    if not present(folder / INDEX):
+        return "another machine's index is not there"
+    with closing(sqlite3.connect(f"file:{quote(str(folder / INDEX))}?mode=rw", uri=True)) as index:
+        late = _late(lambda: float(index.execute("SELECT at FROM beats").fetchone()[0]))
+    if late <= SEEN_S:
+        return None
+    return f"a row that another machine wrote was seen {late:.1f} s later, or the clocks differ"
 
 
 _CHECKS: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (
@@ -282,4 +375,6 @@ _CHECKS: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (
 _BETWEEN: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (
     ("locks exclude other machines", "one writer at a time", _lock_of_others),
     ("other machines' files are seen within a second", "followers", _seen_of_others),
+    ("lines that two machines append stay whole", "logs of head and audit", _appended_by_others),
+    ("other machines' rows are seen within a second", "the index", _index_of_others),
 )

@@ -28,7 +28,7 @@ from service.queue import (
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import NotAStore, NotFetched, Store, StoreError, is_denied
 from service.store.store import check_identity
-from service.worker.executing import executor_of
+from service.worker.executing import check_executor, executor_of
 from service.worker.failures import exit_code
 from service.worker.fetching.elsewhere import Elsewhere
 from service.worker.gate import Gate
@@ -93,6 +93,7 @@ class Follower:
                 if store is None:
                     return 0
                 check_inputs(self.settings)
+                check_executor(self.settings)
                 self.loading = True
                 base = load_base(self.settings)
                 self.loading = False

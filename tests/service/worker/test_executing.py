@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from support.library.shared_work import FACTS
@@ -19,7 +21,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.values import units
 from service.settings import Settings, SettingsError
 from service.store import Store
-from service.worker.executing import executor_of
+from service.worker.executing import check_executor, executor_of
 from service.worker.gate import Gate
 from service.worker.kinds.edits import EditRunner
 from service.worker.versions.views import VersionViews
@@ -67,6 +69,36 @@ def test_ray_that_is_not_installed_is_said_by_its_setting(
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(SettingsError, match=r"JEEP_EXECUTOR: .*jeep-edit\[ray\]"):
         executor_of(Settings(executor="ray"), base, ExitStack())
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "refused"),
+    [
+        ("cuda", 0, True),
+        ("cuda:1", 0, True),
+        ("balanced", 0, True),
+        ("0-3@cuda:0,4-7@cuda:1", 0, True),
+        ("cuda", 0.5, False),
+        ("cpu", 0, False),
+        ("auto", 0, False),
+    ],
+)
+def test_actors_that_are_to_use_gpus_are_given_a_share_of_one(
+    device: str, gpus: float, refused: bool
+) -> None:
+    settings = Settings(executor="ray", device=device, executor_gpus=gpus)
+    check_executor(settings.model_copy(update={"executor": "processes"}))
+    if refused:
+        with pytest.raises(SettingsError, match=r"JEEP_EXECUTOR_GPUS: 0 .*JEEP_EXECUTOR=ray"):
+            check_executor(settings)
+    else:
+        check_executor(settings)
+
+
+def test_a_gpu_that_was_found_needs_a_share_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = SimpleNamespace(devices=("cuda:0",), device="cuda:0")
+    with pytest.raises(SettingsError, match=r"JEEP_DEVICE=auto: cuda:0\)"):
+        executor_of(Settings(executor="ray"), cast(LoadedModel, there), ExitStack())
 
 
 def test_a_version_has_the_same_bytes_with_processes(

@@ -91,6 +91,21 @@ def test_a_worker_that_may_not_read_its_store_ends_for_good_and_says_who_needs_w
         assert (record.exc_info, str(store.root) in record.message) == (None, False)
 
 
+def test_actors_without_a_gpu_are_refused_before_the_model_is_loaded(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loads(*_: object) -> None:
+        raise AssertionError("the model is loaded")
+
+    given = {"store": store.root, "executor": "ray", "device": "cuda:1"}
+    one = Follower(Settings(**given, role="follower", redis_url=NOWHERE))
+    monkeypatch.setattr(one, "_joined", lambda: store)
+    for module in (process, follower):
+        monkeypatch.setattr(module, "load_base", loads)
+    assert [Worker(Settings(**given)).run(), one.run()] == [EXIT_CONFIG] * 2
+    assert caplog.text.count("JEEP_EXECUTOR_GPUS: 0") == 2
+
+
 def test_so_it_is_while_the_parts_of_a_worker_are_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,41 +117,99 @@ def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
         check_disk(tmp_path / "missing")
 
 
-def test_another_machine_that_holds(tmp_path: Path) -> None:
+@contextmanager
+def held_by_another(folder: Path) -> Iterator[None]:
+    """A process holds a lock in a folder, as another machine would."""
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom service.store.maintenance import disk\n"
         "with disk.hold(Path(sys.argv[1])) as beat:\n"
         "  beat(); print('held', flush=True)\n"
         "  while True: beat(); time.sleep(disk.BEAT_S)\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
+        yield
+        process.kill()
+
+
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another machine writes is looked at three times only."""
+    monkeypatch.setattr(disk, "LOOKS", 3)
+
+
+@pytest.mark.usefixtures("briefly")
+def test_another_machine_that_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held_by_another(tmp_path):
+        monkeypatch.setattr(disk, "kind_of", lambda folder: "ext4")
         found = check_disk(tmp_path)
         with pytest.raises(StoreBusy), hold(tmp_path):
             pass
-        assert check_disk(tmp_path).between_machines, "the one that was refused ended the other"
-        process.kill()
+        monkeypatch.setattr(disk, "kind_of", lambda folder: "nfs4")
+        network = check_disk(tmp_path)
     assert found.between_machines
-    assert len(found.checks) == 9
+    assert len(found.checks) == 12
     assert found.sound, found.checks
+    assert network.between_machines, "the one that was refused ended the other"
+    assert not network.sound
+    [one_host] = [check.problem for check in network.checks if check.problem]
+    assert one_host.startswith("nfs4: the store's index and locks need a disk of this machine")
+    assert "JEEP_STORE_URL" in one_host
 
 
-def test_locks_and_files_that_do_not_reach_other_machines(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("briefly")
+def test_what_does_not_reach_other_machines(tmp_path: Path) -> None:
     (tmp_path / disk.HELD).touch()  # seen, but nobody's lock
-    (tmp_path / disk.BEAT).write_text(json.dumps(time.time() - 3))
-    *_, lock, seen = check_disk(tmp_path).checks
-    assert lock.problem is not None
-    assert "without nolock" in lock.problem
-    assert seen.problem is not None
-    assert "actimeo=0" in seen.problem
+    then = time.time() - 3
+    (tmp_path / disk.BEAT).write_text(json.dumps(then))
+    (tmp_path / disk.LOG).write_bytes(b"holds 0 " + b"a" * disk.LINE + b"\n")
+    with closing(disk._held_index(tmp_path)) as index, index:
+        index.execute("UPDATE beats SET at = ?", (then,))
+    *_, lock, seen, appended, row, _ = check_disk(tmp_path).checks
+    problems = [one.problem or "" for one in (lock, seen, appended, row)]
+    said = ["without nolock", "actimeo=0", "appends was not seen", "a row that another machine"]
+    assert [word in problem for word, problem in zip(said, problems, strict=True)] == [True] * 4
+
+
+@pytest.mark.usefixtures("briefly")
+@pytest.mark.parametrize("lost", [b"", b"holds 1 aaaholds 2 aaa\n"])
+def test_lines_of_two_machines_that_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bytes
+) -> None:
+    """A client of NFS appends where it saw the end last."""
+    line = b" " + b"a" * disk.LINE + b"\n"
+    log = tmp_path / disk.LOG
+    log.write_bytes(b"holds 0" + line)
+
+    def other(_: float) -> None:
+        with log.open("ab") as file:
+            file.write(lost + b"holds 3" + line)
+
+    monkeypatch.setattr(time, "sleep", other)
+    assert "lines were lost or broken" in (disk._appended_by_others(tmp_path) or "")
+
+
+def test_another_machine_that_makes_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / disk.LOG).touch()
+    assert disk._appended_by_others(tmp_path) == "what another machine appends is not there"
+    assert disk._index_of_others(tmp_path) == "another machine's index is not there"
+
+
+def test_file_systems_of_several_machines_are_known_by_their_names() -> None:
+    for kind in ("nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.sshfs", "fuse.glusterfs", "9p"):
+        assert disk.is_of_machines(kind), kind
+    for kind in ("ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs", "fuseblk", "unknown"):
+        assert not disk.is_of_machines(kind), kind
 
 
 def test_holding_ends_without_a_trace(tmp_path: Path) -> None:
     with hold(tmp_path) as beat:
         beat()
-        assert {one.name for one in tmp_path.iterdir()} == {disk.HELD, disk.BEAT}
+        index = {disk.INDEX, f"{disk.INDEX}-wal", f"{disk.INDEX}-shm"}
+        names = {one.name for one in tmp_path.iterdir()}
+        assert names == {disk.HELD, disk.BEAT, disk.LOG} | index
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,6 +234,13 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = json.loads(failed.output)
     assert record["sound"] is False
     assert [one["name"] for one in record["checks"] if one["problem"]] == [LOCKS]
+
+
+def test_command_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "kind_of", lambda folder: "nfs4")
+    shown = CliRunner().invoke(app, ["store", "check-disk", str(tmp_path)])
+    assert shown.exit_code == 0, "one host can use it alone"
+    assert f"nfs4 is a network file system: {disk.ONE_HOST}" in shown.output
 
 
 def test_command_that_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ LOOK_S = 1.0
 STEADY_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 STOP_SECONDS = 15.0
+"""How long the worker may take to stop once it has answered what it had."""
 
 Say = Callable[[str], None]
 
@@ -176,6 +177,7 @@ class WorkerProcess:
         self.fatal = 0
         self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
         self._environment = inherited() | settings.environment()
+        self._patience_s = settings.drain_s + STOP_SECONDS
         self._module, self._early = module, early
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -194,7 +196,7 @@ class WorkerProcess:
         if process is not None:
             process.terminate()
             try:
-                process.wait(STOP_SECONDS)
+                process.wait(self._patience_s)
             except subprocess.TimeoutExpired:
                 process.kill()
         self._thread.join()

@@ -1,8 +1,8 @@
 """Requests that are answered without a job, seen from the api: who gets them, and who else.
 
-A request is taken by one worker.  If that one dies, hangs or stops before it has sent a token, the
-request is done again by another, once.  Only what reads is done again: what changes the store is
-the writer's, and ends with it.
+A request is taken by one worker.  If that one dies, hangs or stops before it has sent a token, or
+has an error that another need not have, the request is done again by another, once.  Only what
+reads is done again: what changes the store is the writer's, and ends with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from hashlib import blake2b
 from typing import Any
@@ -38,8 +38,26 @@ POLL_MS = 1000
 ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
 STALL_S = 30.0
-ELSEWHERE = ("stopping", "unknown_version", "version_not_fetched")
-"""Errors of a worker that another one need not have: the api has seen every version it asks for."""
+STOPPING = "stopping"
+ELSEWHERE = (
+    STOPPING,
+    "unknown_version",
+    "version_not_fetched",
+    "corrupt_version",
+    "corrupt_file",
+    "out_of_memory",
+    "temporarily_unavailable",
+)
+"""Errors of a worker that another one need not have: the api has seen every version it asks for,
+and memory, disks and copies of files are each worker's own.
+"""
+OVERFLOW = 8
+"""How many requests more than the least loaded worker one may have before another worker is given
+the version, too.
+
+Below that it gains little: rows of one version are decoded together, so a few more cost hardly any
+time, while the other one has to read the version and forgets another for it.
+"""
 OWN = ("taken", "progress")
 """Replies that are not for who asks."""
 
@@ -85,6 +103,7 @@ class Asking:
     async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
         """Send a request to a worker and yield its answers, including the last one."""
         given_up: list[str] = []
+        whole_s = request.deadline - time.time()
         tokens, tried = 0, False
         while True:
             stream = await self._place(request, given_up)
@@ -117,17 +136,23 @@ class Asking:
                     "two workers have died, or gone no further, while they had this request: ask "
                     "again, for less at once if it happens again"
                 )
-            tried = tried or lost.taken
             given_up += [] if lost.by is None else [lost.by]
             log.warning("%s has not answered %s, another worker is asked", lost.by, request.id)
             # another id: whoever was given up may go on, and must not write into this answer
             request = request.model_copy(update={"id": new_id("ask")})
+            if lost.taken:  # the second has as long as the first had: a hang has used up its time
+                tried = True
+                request = request.model_copy(update={"deadline": time.time() + whole_s})
 
     async def _place(self, request: WorkerRequest, given_up: Collection[str]) -> str:
         """The stream for a request.
 
         One that names versions goes to a worker that has them in memory, or to the one that will
-        have: the same one for a version, as long as it lives.
+        have: the same one for a version, as long as it lives.  Where these have `OVERFLOW` requests
+        more than another, it goes to the next one in the version's own order of workers.
+
+        What a worker has not answered is sent to another by name: from the shared stream the same
+        one might take it again.
         """
         alive = await self.workers()
         if request.kind in WRITING:
@@ -139,20 +164,23 @@ class Asking:
         others = [one for one in alive if one.instance not in given_up]
         if not others:
             raise WorkerGone("the worker has gone before it answered, and there is no other")
-        takers = [one for one in others if one.takes and one.state == "ready"]
-        if given_up and takers:
-            return self._mailbox_of(self._least_loaded(takers))
+        ready = [one for one in others if one.state == "ready"]
+        takers = [one for one in ready if one.takes]
+        if given_up and ready:
+            return self._mailbox_of(min(takers or ready, key=self._load_of))
         pinned = {*request.pinned} - {"v0"}
         having = [one for one in takers if pinned <= {*one.versions}]
         if not takers or len(having) == len(takers):
             return self._keys.asks
-        if having:
-            return self._mailbox_of(self._least_loaded(having))
         name = ",".join(sorted(pinned))
-        return self._mailbox_of(max(takers, key=lambda one: _weight(name, one.instance)))
+        lacking = [one for one in takers if one not in having]
+        lacking.sort(key=lambda one: _weight(name, one.instance), reverse=True)
+        most = min(map(self._load_of, takers)) + OVERFLOW
+        order = [*sorted(having, key=self._load_of), *lacking]
+        return self._mailbox_of(next(one for one in order if self._load_of(one) <= most))
 
-    def _least_loaded(self, workers: Sequence[wire.WorkerBeat]) -> wire.WorkerBeat:
-        return min(workers, key=lambda one: one.load + self._sent[self._mailbox_of(one)])
+    def _load_of(self, worker: wire.WorkerBeat) -> int:
+        return worker.load + self._sent[self._mailbox_of(worker)]
 
     def _mailbox_of(self, worker: wire.WorkerBeat) -> str:
         return self._keys.mailbox(worker.instance)
@@ -201,6 +229,7 @@ class Asking:
     ) -> AsyncGenerator[WorkerReply, None]:
         """A worker's replies; ``again``: it is the second try, so its refusal is the answer."""
         last_id, holder, silent_since = "0", _Holder(), time.monotonic()
+        begun = False
         while (left := request.deadline - time.time()) > 0:
             wait = 0 if holder.lost else max(1, min(POLL_MS, int(left * 1000)))
             entries = await self.read(self._keys.reply(request.id), last_id, wait)
@@ -211,10 +240,11 @@ class Asking:
                     holder.by, holder.taken = str(reply.data["by"]), True
                 if reply.event in OWN:
                     continue
-                passed_on = not again and self._is_for_another(reply)
+                passed_on = not again and self._is_for_another(request, reply, begun)
                 if passed_on and await self._is_another(request, holder.by):
                     raise _Lost(holder.by, taken=True)
                 yield reply
+                begun = True
                 if reply.event != "token":
                     return
             if entries:
@@ -274,8 +304,16 @@ class Asking:
         )
 
     @staticmethod
-    def _is_for_another(reply: WorkerReply) -> bool:
-        return reply.event == "error" and reply.data.get("code") in ELSEWHERE
+    def _is_for_another(request: WorkerRequest, reply: WorkerReply, begun: bool) -> bool:
+        """Whether a reply is an error that the next worker need not have.
+
+        Once tokens have come there is no next one: then the error itself says more, unless it is
+        but that the worker stops.
+        """
+        if reply.event != "error" or request.kind in WRITING:
+            return False
+        code = reply.data.get("code")
+        return code == STOPPING if begun else code in ELSEWHERE
 
     async def read(self, key: str, last_id: str, wait: int) -> Entries:
         """Entries of a stream after one, for which it waits so many milliseconds."""

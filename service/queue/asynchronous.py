@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.contracts import wire
@@ -18,6 +19,8 @@ from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.queue import scripts
 from service.queue.asking import ANSWER_S, POLL_MS, STALL_S, Asking
 from service.queue.errors import translating
+from service.queue.jobs import TAKEN_SEEN
+from service.queue.members import unix_time
 
 _OUTAGE_S = 30.0
 
@@ -75,19 +78,35 @@ class AsyncQueue:
         }
 
     async def _waiting(self, stream: str) -> wire.Waiting:
-        jobs = int(await self._client.xlen(stream))
-        # each worker has one of them at a time
-        workers = await self.workers() if jobs else []
-        entries: Any = await self._client.xrange(stream, count=len(workers) + 1) if jobs else []
-        for _ in workers:
-            live = await self.live(entries[0][1]["id"]) if entries else None
+        """The jobs of a stream that no worker that lives has begun, by the server's clock."""
+        taken = await self._taken(stream)
+        workers = await self.workers() if taken else []
+        alive = {wire.CONSUMER if one.role == "writer" else one.instance for one in workers}
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.xlen(stream)
+            pipe.xrange(stream, count=len(taken) + 1)
+            moment, jobs, entries = await pipe.execute()
+        waiting = []
+        for entry, fields in entries:
+            live = await self.live(fields["id"]) if taken.get(entry) in alive else None
             if live is None or live.status is JobStatus.QUEUED:
-                break
-            jobs, entries = jobs - 1, entries[1:]
-        if not entries:
+                waiting.append(entry)
+        if not waiting:
             return wire.Waiting(0, 0.0)
-        since = int(entries[0][0].partition("-")[0]) / 1000
-        return wire.Waiting(jobs, max(0.0, time.time() - since))
+        since = int(waiting[0].partition("-")[0]) / 1000
+        begun = len(entries) - len(waiting)
+        return wire.Waiting(jobs - begun, max(0.0, unix_time(moment) - since))
+
+    async def _taken(self, stream: str) -> dict[str, str]:
+        """The workers that have taken entries of a stream and not finished them, by entry."""
+        try:
+            found: Any = await self._client.xpending_range(stream, wire.GROUP, "-", "+", TAKEN_SEEN)
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):  # no worker has looked for jobs yet
+                raise
+            return {}
+        return {one["message_id"]: one["consumer"] for one in found}
 
     async def submit(self, job: Job) -> bool:
         """Append a journaled job; False (and nothing happens) if Redis knows its id."""

@@ -35,6 +35,15 @@ class Members:
         self._refresh()
         return self._followers
 
+    def is_another_able(self, than: str) -> bool:
+        """Whether a worker lives that could answer from head instead of ``than``.
+
+        Whether it takes requests now does not count: two that go by each other would both stop.
+        """
+        self._refresh()
+        others = [*self._followers, *([] if self._writer is None else [self._writer])]
+        return any(one.instance != than and is_able(one) for one in others)
+
     def consumers(self) -> set[str]:
         """The names under which workers that live take jobs."""
         self._refresh()
@@ -72,6 +81,12 @@ class Members:
             self._writer = wire.WorkerBeat.model_validate_json(writer) if writer else None
             self._followers = beats(found)
             self._read_at = time.monotonic()
+
+
+def is_able(worker: wire.WorkerBeat) -> bool:
+    """Whether a worker can answer from the version that it has followed head to."""
+    has_head = worker.head is not None and worker.head not in worker.damaged
+    return worker.state == "ready" and has_head
 
 
 def beats(texts: Sequence[str | None]) -> list[wire.WorkerBeat]:

@@ -46,6 +46,7 @@ from service.worker.lanes.read_lane import ReadLane
 from service.worker.members.common import (
     KEPT_MANIFESTS,
     RETRY_S,
+    Answering,
     Lanes,
     answering,
     cannot_start,
@@ -73,6 +74,8 @@ SWITCH_S = 0.0005
 class Worker:
     """The state of the writer's process.  ``run`` blocks until ``stop`` or a fatal loss.
 
+    ``stop`` set: jobs end and stay queued, nothing new is taken, and what was taken is answered,
+    for ``JEEP_DRAIN_S`` at most.  Moves of head are still carried out meanwhile.
     ``loading``: the model is being loaded or fetched, so there is nothing to end in order.
     """
 
@@ -163,8 +166,13 @@ class Worker:
         keeper = self._keeper(store, base, views, lease, gate, members)
         writing = partial(keeper.writing, gate)
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
-        takes = partial(writer_answers, self.settings, members)
-        shares = partial(writer_measures, self.settings, members)
+
+        def takes() -> bool:
+            return self._takes(members, answers, asked.instance)
+
+        def shares() -> bool:
+            return not self.stop.is_set() and writer_measures(self.settings, members)
+
         waiting = JobQueue(client, keys, Lane.READ, members=members.consumers, shares=shares)
         reads = ReadLane(
             waiting, store, lease, views, self.settings, gate, moments=moments, executor=for_reads
@@ -185,6 +193,7 @@ class Worker:
                 "job": reads.doing,
                 "takes": takes(),
                 "jobs": shares(),
+                "state": answers.state(self.stop.is_set()),
             },
             asked.instance,
         )
@@ -207,12 +216,24 @@ class Worker:
         replaced = self._wait(store)
         if isinstance(lanes.failure, QueueFailure):
             end_patience(client)
-        for one in (edits, reads, answers.requests, keeper, pusher):
+        else:
+            beat.beat()
+        for one in (edits, reads, keeper, pusher):
             one.stop.set()
+        answers.drain(lanes, 0 if replaced else self.settings.drain_s)
         lanes.join()
         if replaced:
             return EXIT_AGAIN
         return lanes.exit_code
+
+    def _takes(self, members: Members, answers: Answering, instance: str) -> bool:
+        """Whether it takes requests that all may answer.
+
+        One that is alone goes on taking while a step is long: explanations are made meanwhile.
+        """
+        if self.stop.is_set() or not writer_answers(self.settings, members):
+            return False
+        return not (answers.pauses and members.is_another_able(instance))
 
     def _wait(self, store: Store) -> bool:
         """Wait until asked to stop, or until another store lies in the folder: whether it does."""

@@ -163,7 +163,9 @@ async def _again(state: ApiState, asked: WorkerRequest, problem: ApiProblem) -> 
     if problem.code != WorkerGone.code:
         raise problem
     await _hold(state)
-    return asked.model_copy(update={"id": new_id("ask")})  # the worker skips the id given up
+    deadline = time.time() + state.settings.generate_timeout_s  # as long as the first one had
+    # the worker skips the id given up
+    return asked.model_copy(update={"id": new_id("ask"), "deadline": deadline})
 
 
 async def _replies(state: ApiState, asked: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:

@@ -39,7 +39,7 @@ class WorkingFields(BaseSettings):
         "asked.",
     )
     drain_s: Annotated[float, Field(ge=0)] = Field(
-        default=30.0, description="How long a follower that is told to stop goes on answering."
+        default=30.0, description="How long a worker that is told to stop goes on answering."
     )
     lease_ms: Annotated[int, Field(ge=100)] = 30_000
     lease_renew_s: Annotated[float, Field(gt=0)] = 5.0

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from jeep_core.errors import is_out_of_memory, reason_of
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import now
+from service.contracts.schemas.worker import WorkerState
 from service.ops.metrics_page import page_of
 from service.ops.release import program_version
 from service.queue import (
@@ -44,6 +46,12 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 KEPT_MANIFESTS = 256
 """Versions whose manifests stay in memory: more than an edit reads of a long line."""
+PAUSES = 0.1
+"""Share of ``JEEP_STALL_S`` for which decoding may stand still before requests are left to others.
+
+It goes by that setting because whoever has slow steps has raised it.
+"""
+DRAIN_LOOK_S = 0.05
 Body = tuple[str, Callable[[], None], int]
 """A thread's name, what it does, and the threads of its matrix products."""
 
@@ -79,11 +87,45 @@ def writer_measures(settings: Settings, members: Members) -> bool:
 
 @dataclass(frozen=True)
 class Answering:
-    """The lane that takes requests, the one that decodes, and the threads of its products."""
+    """The lane that takes requests, the one that decodes, and the threads of its products.
+
+    ``stall_s``: ``JEEP_STALL_S``.
+    """
 
     requests: RequestLane
     generation: GenerationLane
     threads: int
+    stall_s: float
+
+    @property
+    def pauses(self) -> bool:
+        """Whether decoding stands still: a long step, or the first seconds of a hang.
+
+        What comes now is answered sooner by another worker, where there is one.
+        """
+        return self.generation.still_s() > PAUSES * self.stall_s
+
+    def state(self, ending: bool) -> WorkerState:
+        """That of its worker; ``ending``: it has been told to stop."""
+        if ending:
+            return "draining"
+        return "stuck" if self.generation.still_s() > self.stall_s else "ready"
+
+    def drain(self, lanes: Lanes, drain_s: float) -> None:
+        """Let what was taken be answered, for ``drain_s`` at most, and end then; at once where a
+        lane has failed.
+        """
+        self.requests.drain.set()
+        end = time.monotonic() + drain_s
+        names = [name for name, *_ in self.bodies]
+        owed = [thread for thread in lanes.threads if thread.name in names]
+        while lanes.failure is None and any(thread.is_alive() for thread in owed):
+            if time.monotonic() >= end:
+                break
+            time.sleep(DRAIN_LOOK_S)
+        if self.requests.load:
+            log.warning("%s requests are not answered within JEEP_DRAIN_S", self.requests.load)
+        self.requests.stop.set()
 
     @property
     def bodies(self) -> list[Body]:
@@ -112,7 +154,7 @@ def answering(
     turn = gate.another_turn(settings.read_share)
     explanations = Explanations(views.base, store, views, turn.take)
     requests = RequestLane(asked, generation, versions, explanations, threads, alone)
-    return Answering(requests, generation, threads)
+    return Answering(requests, generation, threads, settings.stall_s)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from contextlib import ExitStack
 
 import torch
@@ -34,10 +33,10 @@ from service.worker.fetching.elsewhere import Elsewhere
 from service.worker.gate import Gate
 from service.worker.input_files import check_inputs
 from service.worker.lanes.read_lane import ReadLane
-from service.worker.lanes.request_lane import RequestLane
 from service.worker.members.common import (
     KEPT_MANIFESTS,
     RETRY_S,
+    Answering,
     Lanes,
     answering,
     cannot_start,
@@ -51,8 +50,6 @@ from service.worker.versions.views import VersionViews
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5
-READS = "reads"
-"""Name of the thread that does jobs."""
 JOB_STALLS = 20
 """How many times as long as decoding a job may go no further: a step of it reads whole versions."""
 
@@ -76,9 +73,10 @@ class Follower:
         self.stop = threading.Event()
         self.loading = False
         self._code = 0
-        self._draining = self._hangs = False
+        self._hangs = False
         self._jobs = False
         self._elsewhere: Elsewhere | None = None
+        self._answering: Answering
 
     def run(self) -> int:
         """Work until stopped; the exit code."""
@@ -179,7 +177,7 @@ class Follower:
         gate = Gate(settings.edit_share, read_share=settings.read_share)
 
         def takes() -> bool:
-            return self._state == "ready" and not self._left_behind(members, head)
+            return self._takes(members, head, asked.instance)
 
         asked = RequestQueue(client, keys, writer=False, takes=takes)
         waiting = JobQueue(
@@ -202,7 +200,7 @@ class Follower:
         )
         alone = lambda: len(members.followers()) < 2  # noqa: E731
         answers = answering(settings, store, views, gate, asked, None, alone)
-        self._generation, requests = answers.generation, answers.requests
+        self._answering, requests = answers, answers.requests
         if self._elsewhere is not None:
             self._elsewhere.owed = lambda: requests.load > 0 and not requests.stop.is_set()
         beat = heartbeat(
@@ -230,7 +228,7 @@ class Follower:
         lanes = Lanes(self.stop, store.root)
         lanes.start(
             [
-                (READS, reads.run, torch.get_num_threads()),
+                ("reads", reads.run, torch.get_num_threads()),
                 *answers.bodies,
                 ("head", head.run, 1),
                 *([] if self._elsewhere is None else [("mirror", self._elsewhere.follow, 1)]),
@@ -239,35 +237,21 @@ class Follower:
         log.info("ready, follows head, which is %s", head.version)
         while not self.stop.wait(LOOK_S):
             self._end_if_stuck(reads)
-        self._draining = True
         if isinstance(lanes.failure, QueueFailure):
             end_patience(client)
         else:
             beat.beat()
         reads.stop.set()
         head.stop.set()
-        requests.drain.set()
-        self._drained(lanes, requests)
+        answers.drain(lanes, settings.drain_s)
         if self._hangs:
             os._exit(self._code)
         lanes.join()
         return self._code or lanes.exit_code
 
-    def _drained(self, lanes: Lanes, requests: RequestLane) -> None:
-        """Let what was taken be answered, as long as the settings allow."""
-        end = time.monotonic() + (self.settings.drain_s if lanes.failure is None else 0)
-        owed = [one for one in lanes.threads if not (self._hangs and one.name == READS)]
-        while time.monotonic() < end and any(one.is_alive() for one in owed):
-            time.sleep(0.05)
-        if requests.load:
-            log.warning("%s requests are not answered within JEEP_DRAIN_S", requests.load)
-        requests.stop.set()
-
     @property
     def _state(self) -> WorkerState:
-        if self._draining or self.stop.is_set():
-            return "draining"
-        return "stuck" if self._generation.still_s() > self.settings.stall_s else "ready"
+        return self._answering.state(self.stop.is_set())
 
     def _end_if_stuck(self, reads: ReadLane) -> None:
         """End the process whose decoding or whose job hangs: no thread of it can be asked to end.
@@ -275,7 +259,7 @@ class Follower:
         While a job hangs, requests go on: they are answered first.
         """
         stall_s = self.settings.stall_s
-        if self._generation.still_s() > 2 * stall_s:
+        if self._answering.generation.still_s() > 2 * stall_s:
             log.critical("decoding has gone no further for JEEP_STALL_S twice; this worker ends")
             os._exit(EXIT_AGAIN)
         job = reads.doing
@@ -305,6 +289,13 @@ class Follower:
         log.error("this follower ends: %s", why)
         self._code = code
         self.stop.set()
+
+    def _takes(self, members: Members, head: FollowedHead, instance: str) -> bool:
+        """Whether it takes requests that all may answer: where it cannot now, another does."""
+        if self._state != "ready" or self._left_behind(members, head):
+            return False
+        answers_now = head.served and not self._answering.pauses
+        return answers_now or not members.is_another_able(instance)
 
     def _left_behind(self, members: Members, head: FollowedHead) -> bool:
         """Whether head is elsewhere now and cannot be fetched: others are to be asked then."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from jeep_core.errors import is_out_of_memory
 from service.store import Store, StoreError
 from service.store.files import Stamp, file_stamp
 from service.worker.versions.views import VersionViews
@@ -36,6 +37,13 @@ class FollowedHead:
         self.version: str | None = None
         self.stop = threading.Event()
 
+    @property
+    def served(self) -> bool:
+        """Whether head can be answered from: it is followed, and could be loaded when it was last
+        wanted, which may have been again if other versions had taken its place in memory.
+        """
+        return self.version is not None and self.version not in self._views.damaged()
+
     def run(self) -> None:
         """Look until stopped.
 
@@ -56,14 +64,19 @@ class FollowedHead:
                 self._info = published
 
     def look(self, *, again: bool = True) -> None:
-        """Load head if it has moved; ``again``: also if it could not be loaded before."""
+        """Load head if it has moved; ``again``: also if it could not be loaded before.
+
+        A lack of memory is no reason to end: others answer until there is enough.
+        """
         stamp = file_stamp(self._store.root / "head.json")
-        if stamp is not None and stamp == self._head and not (again and self.version is None):
+        if stamp is not None and stamp == self._head and not (again and not self.served):
             return
         try:
             version = self._store.head.read().version
             self._views.get(version)
-        except (StoreError, OSError) as error:
+        except Exception as error:
+            if not (isinstance(error, (StoreError, OSError)) or is_out_of_memory(error)):
+                raise
             if self.version is not None or stamp != self._head:
                 log.error("head cannot be followed now: %s", error)
             self.version = None

@@ -17,14 +17,21 @@ from service.store.versions import BASE
 
 
 def measuring(settings: Settings) -> dict[str, str]:
-    """By setting, that which figures of read jobs depend on beside the model; files by hash."""
+    """By setting, what figures of read jobs depend on beside the model, or whether there are any.
+
+    Files are named by their hashes.
+    """
     judge = canonical(settings.judge_address) if settings.judge_address else ""
+    key = settings.judge_key.get_secret_value().strip() if judge and settings.judge_key else ""
+    allowed = {part.strip() for part in settings.targets_allow.split(",")} - {""}
     return {
         "JEEP_CORPUS": _hash(settings.corpus),
         "JEEP_PERPLEXITY_TEXT": _hash(settings.perplexity_text),
         "JEEP_PERPLEXITY_TOKENS": str(settings.perplexity_tokens),
         "JEEP_JUDGE_ADDRESS": judge,
         "JEEP_JUDGE_MODEL": settings.judge_model or "" if judge else "",
+        "JEEP_JUDGE_KEY": "set" if key else "",  # never the key itself: this is published
+        "JEEP_TARGETS_ALLOW": ",".join(sorted(allowed)),
         "JEEP_LM_EVAL_TASKS": _hashes(settings.lm_eval_tasks),
         "the version of lm-eval": installed_version() or "none",
     }

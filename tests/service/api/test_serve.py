@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
+from unittest.mock import create_autospec
 
 import pytest
 from support import ROOT
@@ -24,6 +25,7 @@ from support.service.serving import make_settings
 from service.contracts.schemas.access import Scope
 from service.ops.early_worker import EarlyWorker, command_of
 from service.serve import (
+    STOP_SECONDS,
     ServeError,
     _announce_access,
     _open_store,
@@ -99,6 +101,16 @@ def test_the_worker_that_waits_is_the_first_one_alone(stub: Settings) -> None:
         assert len(began) == 1
     finally:
         worker.stop()
+
+
+def test_a_worker_is_given_the_time_to_answer_what_it_has(stub: Settings) -> None:
+    worker = supervisor(stub.model_copy(update={"drain_s": 40.0}), [], threading.Event())
+    worker._process = create_autospec(subprocess.Popen, instance=True)
+    worker._thread = threading.Thread(target=str)
+    worker._thread.start()
+    worker.stop()
+    worker._process.terminate.assert_called_once_with()
+    worker._process.wait.assert_called_once_with(40 + STOP_SECONDS)
 
 
 def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from service.queue import (
     WorkerGone,
     connect_async,
 )
+from service.queue.asking import ELSEWHERE, OVERFLOW
 
 pytestmark = pytest.mark.anyio
 TOKEN, PROGRESS = WorkerReply(event="token"), WorkerReply(event="progress")
@@ -197,7 +198,7 @@ async def test_a_silent_worker_without_another_is_waited_for(
     assert await asking == [result("late")]
 
 
-@pytest.mark.parametrize("code", ["stopping", "unknown_version", "version_not_fetched"])
+@pytest.mark.parametrize("code", ELSEWHERE)
 async def test_an_error_that_another_need_not_have_is_no_answer(
     api: AsyncQueue, client: Redis, code: str
 ) -> None:
@@ -210,6 +211,46 @@ async def test_an_error_that_another_need_not_have_is_no_answer(
     )).beat()  # fmt: skip
     one.queue.reply(first.id, WorkerReply(event="error", data={"code": code, "message": ""}))
     second = await two.takes()
+    two.queue.reply(second.id, result("right"))
+    assert await asking == [result("right")]
+
+
+async def test_a_second_try_is_not_left_to_the_worker_that_has_failed(
+    api: AsyncQueue, client: Redis
+) -> None:
+    """The writer leaves what all share to the follower, which would take it once more."""
+    follower = Played(client, "follower")
+    writer = Played(client, "writer", role="writer", takes=False)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    first = await follower.takes()
+    error = {"code": "out_of_memory", "message": ""}
+    follower.queue.reply(first.id, WorkerReply(event="error", data=error))
+    await asked_at(client, ["writer"], 1)
+    assert follower.queue.take(0, 8) == []
+    writer.queue.reply((await writer.takes()).id, result("right"))
+    assert await asking == [result("right")]
+
+
+async def test_after_a_token_an_error_of_the_worker_is_said_as_it_is(
+    api: AsyncQueue, client: Redis
+) -> None:
+    one, _ = Played(client, "one"), Played(client, "two", takes=False)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    first = await one.takes()
+    one.queue.reply_all([(first.id, TOKEN), (first.id, error)])
+    assert await asking == [TOKEN, error]
+
+
+async def test_the_second_worker_has_as_long_as_the_first_had(
+    hasty: AsyncQueue, client: Redis
+) -> None:
+    one, two = Played(client, "one"), Played(client, "two", takes=False)
+    request = asked_for()
+    asking = asyncio.ensure_future(answer(hasty, request))
+    await one.takes()
+    second = await two.takes()
+    assert second.deadline >= request.deadline + 0.9, "the first was silent for a second"
     two.queue.reply(second.id, result("right"))
     assert await asking == [result("right")]
 
@@ -246,6 +287,57 @@ async def test_a_named_version_goes_where_it_is_in_memory(api: AsyncQueue, clien
     assert await asyncio.gather(*asking) == [[result("right")]] * len(names)
 
 
+async def asked_at(client: Redis, names: Sequence[str], asked: int) -> dict[str, int]:
+    """How many requests were sent to each worker, once so many have been sent."""
+    async with asyncio.timeout(10):
+        while True:
+            found = {name: client.xlen(KEYS.mailbox(name)) for name in names}
+            if sum(found.values()) >= asked:
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def end(asking: Sequence[asyncio.Future[list[WorkerReply]]]) -> None:
+    """End requests that nobody answers."""
+    while left := [one for one in asking if not one.done()]:
+        for one in left:  # before Python 3.12 one that is in `asyncio.wait_for` may miss it
+            one.cancel()
+        await asyncio.wait(left, timeout=0.1)
+
+
+@pytest.mark.parametrize(("load", "goes_on"), [(OVERFLOW, True), (OVERFLOW + 1, False)])
+async def test_a_named_version_goes_to_one_more_worker_if_those_that_have_it_are_loaded(
+    api: AsyncQueue, client: Redis, load: int, goes_on: bool
+) -> None:
+    idle = ["one", "two", "three"]
+    for name in idle:
+        Played(client, name, versions=["v0"])
+    Played(client, "having", versions=["v0", "v7"], load=load)
+    asking = [asyncio.ensure_future(answer(api, asked_for(pinned="v7")))]
+    found = await asked_at(client, [*idle, "having"], 1)
+    assert found["having"] == goes_on
+    [first] = [name for name, count in found.items() if count]
+    if not goes_on:
+        asking += [asyncio.ensure_future(answer(api, asked_for(pinned="v7"))) for _ in range(2)]
+        found = await asked_at(client, idle, 3)
+        assert found[first] == 3, "the others are not given it, too"
+    await end(asking)
+
+
+async def test_a_burst_for_a_version_that_nobody_has_is_not_one_workers(
+    api: AsyncQueue, client: Redis
+) -> None:
+    names = ["one", "two", "three"]
+    for name in names:
+        Played(client, name, versions=["v0"])
+    asking = []
+    for sent in range(1, 2 * OVERFLOW + 1):
+        asking.append(asyncio.ensure_future(answer(api, asked_for(pinned="v7"))))
+        found = await asked_at(client, names, sent)
+    assert max(found.values()) == OVERFLOW + 1
+    await end(asking)
+
+
 async def test_a_version_that_nobody_has_goes_to_the_same_worker_each_time(
     api: AsyncQueue, client: Redis
 ) -> None:
@@ -253,10 +345,6 @@ async def test_a_version_that_nobody_has_goes_to_the_same_worker_each_time(
     for name in names:
         Played(client, name, versions=["v0"])
     asking = [asyncio.ensure_future(answer(api, asked_for(pinned="v7"))) for _ in range(3)]
-    while sum(client.xlen(KEYS.mailbox(name)) for name in names) < 3:
-        await asyncio.sleep(0.02)
-    assert sorted(client.xlen(KEYS.mailbox(name)) for name in names) == [0, 0, 0, 3]
-    while left := [one for one in asking if not one.done()]:
-        for one in left:  # before Python 3.12 one that is in `asyncio.wait_for` may miss it
-            one.cancel()
-        await asyncio.wait(left, timeout=0.1)
+    found = await asked_at(client, names, 3)
+    assert sorted(found.values()) == [0, 0, 0, 3]
+    await end(asking)

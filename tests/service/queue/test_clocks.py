@@ -8,11 +8,11 @@ import time
 
 import pytest
 from redis import Redis
-from support.service.builders import KEYS
+from support.service.builders import KEYS, MakeJob
 
-from service.contracts.jobs import new_id, now
+from service.contracts.jobs import Lane, new_id, now
 from service.contracts.schemas import WorkerReply, WorkerRequest
-from service.queue import AsyncQueue, Heartbeat, RequestQueue, WorkerBeat
+from service.queue import AsyncQueue, Heartbeat, JobQueue, RequestQueue, WorkerBeat
 
 AN_HOUR = 3600.0
 TIME = time.time
@@ -65,3 +65,15 @@ async def test_followers_do_not_forget_one_another(
         found = {one.instance: one.age_s for one in await api.workers()}
     assert found.keys() == {"one", "two"}
     assert all(age is not None and 0 <= age < 60 for age in found.values())
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("off", [AN_HOUR, -AN_HOUR])
+async def test_how_long_a_job_has_waited_is_known_by_the_server(
+    api: AsyncQueue, client: Redis, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, off: float
+) -> None:
+    JobQueue(client, KEYS).submit(make_job())
+    monkeypatch.setattr(time, "time", lambda: TIME() + off)
+    found = await api.waiting(Lane.WRITE)
+    assert found.jobs == 1
+    assert 0 < found.oldest_seconds < 60

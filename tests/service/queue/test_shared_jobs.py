@@ -9,7 +9,7 @@ from redis import Redis
 from support.service.builders import FENCE, KEYS, MakeJob, ended, live_state, take
 
 from service.contracts.jobs import Job, JobKind, JobStatus, Lane, now
-from service.queue import Heartbeat, JobQueue, Members, WorkerBeat, jobs
+from service.queue import AsyncQueue, Heartbeat, JobQueue, Members, WorkerBeat, jobs
 
 MINE, OTHERS = "mine", "others"
 
@@ -125,3 +125,48 @@ def test_members_are_those_whose_hearts_beat(client: Redis) -> None:
         heart.stop()
     assert Members(client, KEYS).consumers() == set()
     assert client.zcard(KEYS.followers) == 0
+
+
+@pytest.mark.anyio
+async def test_what_a_dead_worker_had_begun_waits_and_what_a_live_one_has_does_not(
+    api: AsyncQueue, client: Redis, make_job: MakeJob
+) -> None:
+    beats = {
+        name: WorkerBeat(instance=name, pid=1, model="m", started_at=now(), role="follower")
+        for name in (MINE, OTHERS)
+    }
+    hearts = {name: Heartbeat(client, KEYS, lambda b=beat: b) for name, beat in beats.items()}
+    queue = JobQueue(client, KEYS)
+    for heart in hearts.values():
+        heart.beat()
+    assert (await api.waiting_for(Lane.READ))["any"].jobs == 0, "there is no such stream yet"
+    for _ in range(2):
+        queue.submit(shared(make_job))
+    reader = reading(client, OTHERS, MINE, OTHERS)
+    reader.begin(take(reader), None)
+    assert (await api.waiting_for(Lane.READ))["any"].jobs == 1
+    hearts[OTHERS].stop()
+    assert (await api.waiting_for(Lane.READ))["any"].jobs == 2
+
+
+@pytest.mark.parametrize(
+    ("described", "able"),
+    [
+        ({"head": "v1"}, True),
+        ({"head": "v1", "damaged": ["v2"], "takes": False}, True),
+        ({"head": "v1", "damaged": ["v1"]}, False),
+        ({"head": None}, False),
+        ({"head": "v1", "state": "stuck"}, False),
+        ({"head": "v1", "state": "draining"}, False),
+    ],
+)
+@pytest.mark.parametrize("role", ["writer", "follower"])
+def test_another_worker_is_able_to_answer(
+    client: Redis, role: str, described: dict[str, object], able: bool
+) -> None:
+    known = {"pid": 1, "model": "m", "started_at": now(), "role": role, **described}
+    beat = WorkerBeat.model_validate({"instance": OTHERS, **known})
+    Heartbeat(client, KEYS, lambda: beat).beat()
+    members = Members(client, KEYS)
+    assert members.is_another_able(MINE) == able
+    assert not members.is_another_able(OTHERS), "itself is not another one"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from errno import ENOMEM
 from pathlib import Path
-from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
+import torch
 from support import TINY_GPTJ
 from support.service.builders import add_version, move
 
@@ -21,10 +22,9 @@ from service.store.maintenance.backup import back_up, restore
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.read_lane import ReadLane
 from service.worker.lanes.request_lane import RequestLane
-from service.worker.members import follower as follower_module
 from service.worker.members import head as head_module
 from service.worker.members import joining
-from service.worker.members.common import Lanes
+from service.worker.members.common import Answering
 from service.worker.members.follower import JOB_STALLS, Follower
 from service.worker.members.head import FollowedHead
 from service.worker.members.joining import differences, measuring
@@ -109,6 +109,22 @@ class TestJoining:
         assert measuring(following(published, perplexity_text=copy, perplexity_tokens=7)) == (
             measuring(other)
         )
+
+    def test_a_judge_that_only_the_writer_can_ask_is_one(self, published: Store) -> None:
+        judge = {"judge_address": "http://127.0.0.1:9/v1", "judge_key": "sk-secret"}
+        writer = Settings.model_validate({"store": published.root, **judge})
+        info = published.base.info()
+        assert info is not None
+        asked = info.model_copy(update={"measuring": measuring(writer)})
+        assert "secret" not in str(measuring(writer)), "it is published"
+        other = following(published, **{**judge, "judge_key": "sk-another"})
+        assert differences(asked, other) == []
+        without = following(published, judge_address=judge["judge_address"])
+        assert differences(asked, without) == ["JEEP_JUDGE_KEY"]
+        narrow = following(published, **judge, targets_allow="::1")
+        assert differences(asked, narrow) == ["JEEP_TARGETS_ALLOW"]
+        same = following(published, **judge, targets_allow="::1, 127.0.0.0/8")
+        assert differences(asked, same) == []
 
 
 class TestHead:
@@ -199,6 +215,50 @@ class TestHead:
         head.run()
         assert len(tries) in range(9, 13)
 
+    @pytest.mark.parametrize(
+        "error",
+        [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), OSError(ENOMEM, "no memory")],
+    )
+    def test_without_enough_memory_it_is_tried_again(
+        self, published: Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        """The follower answers nothing from head meanwhile, and does not end."""
+        views = create_autospec(VersionViews, instance=True)
+        views.get.side_effect, views.damaged.return_value = [error, None], []
+        head, looks = (
+            FollowedHead(Store.open(published.root, following=True), views),
+            iter(range(6)),
+        )
+        head.look(again=False)
+        assert (head.version, head.served) == (None, False)
+        head.stop = create_autospec(threading.Event, instance=True)
+        head.stop.wait.side_effect = lambda _: next(looks) == head_module.AGAIN
+        head.run()
+        assert (head.version, head.served) == ("v0", True)
+
+    def test_another_error_is_one_of_the_program(self, published: Store) -> None:
+        views = create_autospec(VersionViews, instance=True)
+        views.get.side_effect = RuntimeError("nobody has foreseen it")
+        with pytest.raises(RuntimeError, match="foreseen"):
+            FollowedHead(Store.open(published.root, following=True), views).look()
+
+    def test_one_that_was_damaged_after_it_was_followed_is_not_served(
+        self, published: Store
+    ) -> None:
+        """It may have made way for others in memory, and is read again when it is asked for."""
+        views = create_autospec(VersionViews, instance=True)
+        views.damaged.return_value = []
+        head = FollowedHead(Store.open(published.root, following=True), views)
+        head.look()
+        assert head.served
+        views.damaged.return_value = ["v0"]
+        assert not head.served
+        views.get.reset_mock()
+        head.look(again=False)
+        views.get.assert_not_called()
+        head.look()
+        views.get.assert_called_once_with("v0")
+
     def test_a_writer_that_starts_again_is_looked_at_again(
         self, published: Store, base: LoadedModel
     ) -> None:
@@ -217,8 +277,10 @@ class TestStandstill:
 
     def looked(self, store: Store, still_s: float, doing: str | None = "job_1") -> Follower:
         follower = Follower(following(store, stall_s=2))
-        follower._generation = create_autospec(GenerationLane, instance=True)
-        follower._generation.still_s.return_value = 0.0
+        generation = create_autospec(GenerationLane, instance=True)
+        generation.still_s.return_value = 0.0
+        requests = create_autospec(RequestLane, instance=True)
+        follower._answering = Answering(requests, generation, 1, follower.settings.stall_s)
         reads = create_autospec(ReadLane, instance=True, doing=doing)
         reads.still_s.return_value = still_s
         follower._end_if_stuck(reads)
@@ -235,32 +297,6 @@ class TestStandstill:
     def test_a_slow_step_does_not(self, store: Store) -> None:
         assert not self.looked(store, 2 * JOB_STALLS - 1).stop.is_set()
         assert not self.looked(store, 1000, doing=None).stop.is_set()
-
-    def test_its_thread_is_not_waited_for(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        follower, lanes = self.looked(store, 1000), Lanes(threading.Event(), store.root)
-        requests = create_autospec(RequestLane, instance=True, load=0, stop=threading.Event())
-        hanging, answering = threading.Event(), threading.Event()
-        bodies = {"reads": hanging.wait, "requests": answering.wait}
-        lanes.threads = [threading.Thread(target=t, name=name) for name, t in bodies.items()]
-        for thread in lanes.threads:
-            thread.start()
-
-        def slept(_: float) -> None:
-            assert lanes.threads[1].is_alive(), "all requests are answered"
-            answering.set()
-            lanes.threads[1].join()
-
-        clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=slept)
-        monkeypatch.setattr(follower_module, "time", clock)
-        try:
-            follower._drained(lanes, requests)
-            assert lanes.threads[0].is_alive()
-            assert not lanes.threads[1].is_alive()
-        finally:
-            hanging.set()
-            answering.set()
 
 
 class TestWriterThatComesBack:

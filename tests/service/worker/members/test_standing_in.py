@@ -1,14 +1,22 @@
-"""The writer answers and measures where no follower does."""
+"""Who answers where another cannot, and what a worker says of itself meanwhile."""
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from service.settings import Settings
-from service.worker.members.common import writer_answers, writer_measures
+from service.worker.lanes.generation_lane import GenerationLane
+from service.worker.lanes.request_lane import RequestLane
+from service.worker.members import common
+from service.worker.members.common import Answering, Lanes, writer_answers, writer_measures
+from service.worker.members.follower import Follower
+from service.worker.process import Worker
 
 TAKES, ONLY_ANSWERS, DRAINS = (True, True), (True, False), (False, False)
 
@@ -31,3 +39,113 @@ def test_the_writer_stands_in_for_followers(
     alone, always = Settings(), Settings(writer_answers="always")
     assert (writer_answers(alone, members), writer_measures(alone, members)) == (answers, measures)
     assert (writer_answers(always, members), writer_measures(always, members)) == (True, True)
+
+
+STALL_S = 30.0
+
+
+def answers_of(still_s: float = 0.0) -> Answering:
+    """The lanes of a worker whose decoding has gone no further for so long."""
+    generation = create_autospec(GenerationLane, instance=True)
+    generation.still_s.return_value = still_s
+    events = {"drain": threading.Event(), "stop": threading.Event()}
+    requests = create_autospec(RequestLane, instance=True, load=0, **events)
+    return Answering(requests, generation, 1, STALL_S)
+
+
+def of(another: bool, followers: list[Any] | None = None) -> Any:
+    """The other workers; ``another``: one of them could answer."""
+    return SimpleNamespace(
+        is_another_able=lambda than: another, followers=lambda: followers or [], writer=lambda: None
+    )
+
+
+@pytest.mark.parametrize(
+    ("still_s", "served", "another", "takes"),
+    [
+        (0.0, True, True, True),
+        (2.0, True, True, True),
+        (4.0, True, True, False),
+        (4.0, True, False, True),
+        (STALL_S + 1, True, False, False),
+        (0.0, False, True, False),
+        (0.0, False, False, True),
+    ],
+)
+def test_a_follower_leaves_to_others_what_it_cannot_answer_soon(
+    still_s: float, served: bool, another: bool, takes: bool
+) -> None:
+    follower = Follower(Settings(stall_s=STALL_S))
+    follower._answering = answers_of(still_s)
+    head: Any = SimpleNamespace(served=served, version="v1")
+    assert follower._takes(of(another), head, "mine") == takes
+    follower.stop.set()
+    assert not follower._takes(of(another), head, "mine")
+
+
+def test_so_does_the_writer_and_one_that_is_alone_goes_on() -> None:
+    writer, long_step = Worker(Settings(stall_s=STALL_S)), answers_of(4.0)
+    assert writer._takes(of(another=True), answers_of(), "mine")
+    assert not writer._takes(of(another=True), long_step, "mine")
+    assert writer._takes(of(another=False), long_step, "mine")
+    writer.stop.set()
+    assert not writer._takes(of(another=False), answers_of(), "mine")
+
+
+def test_a_worker_says_that_it_hangs_or_drains() -> None:
+    assert [answers_of(s).state(ending=False) for s in (0, STALL_S, STALL_S + 1)] == [
+        "ready", "ready", "stuck"
+    ]  # fmt: skip
+    assert answers_of(STALL_S + 1).state(ending=True) == "draining"
+
+
+class TestDraining:
+    @pytest.fixture
+    def lanes(self, tmp_path: Path) -> Lanes:
+        return Lanes(threading.Event(), tmp_path)
+
+    def drained(self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch, *ends_at: float) -> list[str]:
+        """Threads that still run after 20 s of draining; they end after so many seconds."""
+        clock, names = [0.0], ["requests", "decoding", "reads"]
+        ends = [threading.Event() for _ in names]
+        lanes.threads = [
+            threading.Thread(target=end.wait, name=name)
+            for end, name in zip(ends, names, strict=True)
+        ]
+        for thread in lanes.threads:
+            thread.start()
+
+        def sleep(seconds: float) -> None:
+            clock[0] += seconds
+            for at, end, thread in zip(ends_at, ends, lanes.threads, strict=True):
+                if at <= clock[0] and not end.is_set():
+                    end.set()
+                    thread.join()
+
+        monkeypatch.setattr(
+            common, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+        )
+        answers = answers_of()
+        answers.drain(lanes, 20)
+        assert answers.requests.drain.is_set()
+        assert answers.requests.stop.is_set()
+        left = [thread.name for thread in lanes.threads if thread.is_alive()]
+        for end in ends:
+            end.set()
+        lanes.join()
+        return left
+
+    def test_what_was_taken_is_answered(
+        self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A job's thread, which may hang, is not waited for."""
+        assert self.drained(lanes, monkeypatch, 3, 4, 30) == ["reads"]
+
+    def test_for_some_time(self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.drained(lanes, monkeypatch, 30, 30, 30) == ["requests", "decoding", "reads"]
+
+    def test_and_not_where_a_lane_has_failed(
+        self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lanes.failure = RuntimeError("no queue")
+        assert self.drained(lanes, monkeypatch, 0, 0, 0) == ["requests", "decoding", "reads"]

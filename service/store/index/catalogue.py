@@ -377,7 +377,7 @@ class Catalogue:
                 staged, n_facts, facts, live, shown, seal,
             ),
         )  # fmt: skip
-        add_rows(connection, manifest)
+        add_rows(connection, manifest, line, depth)
 
     def _manifest(self, number: int) -> Path:
         return self._folder / f"v{number}" / "manifest.json"

@@ -247,6 +247,7 @@ def test_a_flipped_bit_in_a_row_is_noticed(
         "UPDATE version SET line = 77 WHERE number = 3",
         "UPDATE version SET edit_id = 'edit_x' WHERE number = 3",
         "DELETE FROM fact WHERE number = 3",
+        "UPDATE fact SET until = 99 WHERE number = 3",
         "UPDATE asked SET holds = 1 - holds",
         "DELETE FROM missed WHERE number IN (SELECT min(number) FROM missed)",
         "UPDATE missed SET number = 0 WHERE number IN (SELECT min(number) FROM missed)",

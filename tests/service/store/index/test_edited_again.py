@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from support.service.builders import add_version
 from support.service.trees import outcome
 
+from service.contracts.schemas import Manifest
 from service.contracts.schemas.edits import FactRecord
 from service.store import Store
 from service.store.index import facts as indexed
@@ -106,7 +107,7 @@ def test_what_is_read_does_not_grow_with_how_often_facts_were_edited_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(indexed, "BATCH", 8)
-    few, many = (steps(store, lambda: ask(store, tip)) for store, tip in stores)
+    few, many = (steps(store, partial(ask, store, tip)) for store, tip in stores)
     assert many == few, "steps of SQLite's machine"
 
 
@@ -133,16 +134,14 @@ def test_adding_a_version_reads_no_more_of_a_long_line(tmp_path: Path) -> None:
         tip = line(store, tip, versions)
         store.catalogue.up_to_date()
         tip = add(store, tip, FACTS, {})
-        manifest = store.versions.read(tip)
-        counts.append(
-            steps(store, lambda: _added(store, lambda c: store.catalogue._insert(c, "", manifest)))
-        )
+        counts.append(steps(store, partial(added, store, store.versions.read(tip))))
     few, many = counts
     assert many == few
 
 
-def _added(store: Store, insert: Callable[[sqlite3.Connection], None]) -> None:
+def added(store: Store, manifest: Manifest) -> None:
+    """Add a version, and take it back."""
     with store.catalogue.database.reading() as connection:
         connection.execute("BEGIN")
-        insert(connection)
+        store.catalogue._insert(connection, "", manifest)
         connection.execute("ROLLBACK")

@@ -125,7 +125,7 @@ def steps(store: Store, do: Callable[[], object]) -> int:
 
 
 def test_adding_a_version_reads_no_more_of_a_long_line(tmp_path: Path) -> None:
-    """Which of its questions are new, and which facts it edits again, is looked up."""
+    """Its new questions, and the facts that it edits again, are looked up."""
     counts = []
     store = Store.open(tmp_path / "store")
     store.create_base("weights")

@@ -328,10 +328,8 @@ def test_a_sum_is_kept_until_its_state_is_saved_whoever_saves_others(
             threads.submit(sums.save, other).result()
         state = Running(version="v8", weights_sha256="", matrices={"matrix": Summed(total=total)})
         sums.save(state)
-    found = Sums(store.root).find(
-        store.versions.read("v1").model_copy(update={"id": "v8", "weights_sha256": ""})
-    )
-    assert found == state
+    version = store.versions.read("v1").model_copy(update={"id": "v8", "weights_sha256": ""})
+    assert Sums(store.root).find(version) == state
     abandoned = sums.put("matrix", [2], bytes(range(16)))
     assert sums.tidy() == 1
     assert not store.sums._tensors.has(abandoned)

@@ -106,7 +106,7 @@ class Sums:
 
     @contextmanager
     def adding(self) -> Iterator[None]:
-        """Keep sums that this thread puts meanwhile, although no state names them until it is saved.
+        """Keep sums that this thread puts meanwhile, although no state names them yet.
 
         Other threads may save states of their own, upon which files that no state names go.
         """

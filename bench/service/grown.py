@@ -31,10 +31,18 @@ EDITOR, HPARAMS = "ultraedit", {"layers": [EDITED], "step_size": 1e-6}
 """An edit without value search: about as long as reading, measuring and writing take."""
 
 
-def facts(version: int, count: int) -> list[dict[str, Any]]:
-    """The facts of one batch; every subject occurs once in a store."""
+def facts(version: int, count: int, again: int = 0) -> list[dict[str, Any]]:
+    """The facts of one batch; every subject occurs once in a store.
+
+    ``again``: that share of them, in per cent, are facts of the first batch instead.
+    """
+    old = round(count * again / 100)
     return [
-        {"subject": f"City {version}-{i}", "prompt": PROMPT, "target_new": "Japan"}
+        {
+            "subject": f"City {1 if i < old else version}-{i}",
+            "prompt": PROMPT,
+            "target_new": "Japan",
+        }
         for i in range(count)
     ]
 
@@ -44,10 +52,12 @@ class Grown:
     """A store that grows by copies of its first batch, each with subjects and an update of its own.
 
     The store must have had one edit (``EDITOR``) of as many facts as every batch is to have.
+    ``again``: see `facts`.
     """
 
     folder: Path
     model: LoadedModel
+    again: int = 0
 
     def __post_init__(self) -> None:
         self.store = Store.open(self.folder)
@@ -87,7 +97,7 @@ class Grown:
 
     def _add(self, parent: str) -> str:
         store, version, job = self.store, self.store.versions.new_id(), new_id("job")
-        batch = facts(int(version[1:]), len(self.pattern.facts))
+        batch = facts(int(version[1:]), len(self.pattern.facts), self.again)
         edit = job.replace("job", "edit", 1)
         rows, columns = self.changed.shape
         left = 1e-4 * torch.randn(rows, len(batch), generator=self.random)

@@ -44,6 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--versions", type=int, nargs="+", default=list(VERSIONS))
     parser.add_argument("--facts", type=int, default=FACTS, help="of every version")
+    parser.add_argument(
+        "--again", type=int, default=0, metavar="PER CENT",
+        help="of a version's facts that edit facts of the first version again",
+    )  # fmt: skip
     parser.add_argument("--no-backup", action="store_true", help="leave out the slowest figure")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -54,10 +58,10 @@ def main() -> None:
         model, store = str(save(tiny, root / "model")), root / "store"
         with service(model, "--store", str(store)) as (client, _):
             edited(client, facts(1, args.facts))
-        grown = Grown(store, load(model))
+        grown = Grown(store, load(model), args.again)
         for versions in sorted(args.versions):
             grown.to(versions)
-            columns[versions] = measured(model, store, versions, args.facts)
+            columns[versions] = measured(model, store, versions, args.facts, args.again)
             columns[versions]["disk_mb"] = disk(store)
             if not args.no_backup:
                 backup = partial(back_up, grown.store, root / f"backup{versions}")
@@ -76,7 +80,9 @@ def edited(client: Client, batch: list[dict[str, Any]]) -> None:
         raise SystemExit(f"{done.error.code}: {done.error.message}")
 
 
-def measured(model: str, store: Path, versions: int, per_version: int) -> dict[str, float]:
+def measured(
+    model: str, store: Path, versions: int, per_version: int, again: int
+) -> dict[str, float]:
     """The figures of one size; names end with their unit."""
     began = time.perf_counter()
     found: dict[str, float] = {}
@@ -85,7 +91,7 @@ def measured(model: str, store: Path, versions: int, per_version: int) -> dict[s
         api, worker = processes()
         found["api_at_start_mb"], found["worker_at_start_mb"] = resident(api), resident(worker)
         middle = versions // 2
-        told = f"City {middle}-{per_version // 2}"
+        told = facts(middle, per_version, again)[per_version // 2]["subject"]
         reads: dict[str, Callable[[], Any]] = {
             "facts_of_a_subject": lambda: page(http, "/facts", subject=told),
             "facts_first_page": lambda: page(http, "/facts"),

@@ -7,10 +7,11 @@ before it.  From there on it is decoded token by token, all prompts together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from transformers import DynamicCache
@@ -21,6 +22,7 @@ from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import Choice, Sampling
 from jeep_core.decoding.token_tree import TokenTree, padded
 from jeep_core.errors import JeepError
+from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import nothing
@@ -29,8 +31,11 @@ from jeep_core.text.joining import Join, joined
 
 TREE_TOKENS = 192
 """Tokens in one row, unless a question has more: attention grows with their square."""
+NO_PROMPT = "a prompt without tokens says nothing about the text after it"
 LOGITS = 1 << 24
 """Logits that are held at once: 64 MiB in float32."""
+
+Owner = TypeVar("Owner")
 
 
 @dataclass(frozen=True)
@@ -62,28 +67,39 @@ class _Asked:
     to be decoded, then each text.
     """
 
-    def __init__(self, view: ModelView, question: Question) -> None:
-        base = view.base
-        self.prompt = list(encode(base.tokenizer, question.prompt).ids)
+    def __init__(self, prompt: list[int]) -> None:
+        self.prompt = prompt
         self.texts: list[tuple[list[int], int]] = []
-        for answer, join in question.answers:
-            ids = list(encode(base.tokenizer, joined(question.prompt, answer, join)).ids)
-            self.texts.append((ids, shared(self.prompt, ids)))
-        if not self.prompt or any(start < 1 for _, start in self.texts):
-            raise JeepError("a prompt without tokens says nothing about the text after it")
         self.row: Row | None = None
         self.runs: list[list[int]] = []
-        room = base.max_positions - len(self.prompt)
+
+    @classmethod
+    def of(cls, view: ModelView, question: Question) -> _Asked:
+        """A question in the tokens of a model."""
+        base = view.base
+        prompt = list(encode(base.tokenizer, question.prompt).ids)
+        if not prompt:
+            raise JeepError(NO_PROMPT)
+        found = cls(prompt)
+        for answer in question.answers:
+            found.add(_text(base, question.prompt, prompt, *answer))
         if question.written is not None:
-            first = len(self.texts[0][0]) - self.texts[0][1] if self.texts else 0
+            first = len(found.texts[0][0]) - found.texts[0][1] if found.texts else 0
+            room = base.max_positions - len(prompt)
             length = min(max(question.written, first + 1), room)
-            self.row = Row(base, question.prompt, Sampling(length), self.prompt)
-            self.runs.append(self.prompt)
-        # the state of an answer's last token says only how the greedy answer goes on after it
-        whole = self.row is not None
-        for ids, _ in self.texts:
-            draft = whole and len(ids) <= base.max_positions
-            self.runs.append(ids if draft and ids[: len(self.prompt)] == self.prompt else ids[:-1])
+            found.row = Row(base, question.prompt, Sampling(length), prompt)
+            # the state of an answer's last token says only how the greedy answer goes on after it
+            drafts = [
+                ids if len(ids) <= base.max_positions and ids[: len(prompt)] == prompt else ids[:-1]
+                for ids, _ in found.texts
+            ]
+            found.runs = [prompt, *drafts]
+        return found
+
+    def add(self, text: tuple[list[int], int]) -> None:
+        """Another text that is only scored."""
+        self.texts.append(text)
+        self.runs.append(text[0][:-1])
 
     def looked_at(self, runs: Sequence[list[int]]) -> Iterator[int]:
         """Of the places of its ``runs`` in a tree those whose next tokens count."""
@@ -97,6 +113,20 @@ class _Asked:
     ) -> Iterable[tuple[tuple[list[int], int], list[int]]]:
         """The ``texts`` with the places of each, where ``runs`` are the places of all runs."""
         return zip(self.texts, runs[len(runs) - len(self.texts) :], strict=True)
+
+
+def _text(
+    base: LoadedModel, prompt: str, alone: list[int], answer: str, join: Join
+) -> tuple[list[int], int]:
+    """Tokens of a prompt with an answer, and the place of the first one that is scored.
+
+    ``alone`` are the prompt's own tokens.
+    """
+    ids = list(encode(base.tokenizer, joined(prompt, answer, join)).ids)
+    start = shared(alone, ids)
+    if start < 1:
+        raise JeepError(NO_PROMPT)
+    return ids, start
 
 
 @torch.no_grad()
@@ -121,7 +151,7 @@ def ask(
 
 
 def _together(view: ModelView, questions: Sequence[Question]) -> list[Told]:
-    asked = [_Asked(view, question) for question in questions]
+    asked = [_Asked.of(view, question) for question in questions]
     batch = Batch(view, max_rows=ROWS_TOGETHER)
     scores: dict[int, list[Scored]] = {}
     # prompts that begin alike come together, in one tree
@@ -185,12 +215,13 @@ class _Reading:
     def _run(self) -> torch.Tensor:
         base, device = self._view.base, self._view.base.device
         ids, positions, sees = (t.to(device) for t in padded(self._trees))  # (r, t), (r, t, t)
+        goes_on = any(one.row is not None for one in self.asked)
         hidden: torch.Tensor = base.family.backbone_of(self._view.model)(
             input_ids=ids,
             position_ids=positions,
             attention_mask=Attention.of(base).among(positions, sees, base.dtype),
-            cache=self._cache,
-            use_cache=True,
+            cache=self._cache if goes_on else None,
+            use_cache=goes_on,
         ).last_hidden_state
         tree, place = torch.tensor(list(self._number), device=device).T
         return hidden[tree, place]
@@ -289,3 +320,68 @@ class _Reading:
             keys, values = (t[at].transpose(1, 2) for t in (layer.keys, layer.values))
             past.update(keys, values, number)
         return past
+
+
+class Unscored(Generic[Owner]):
+    """Answers that wait to be scored, of which a bounded number of tokens is read at a time.
+
+    A prompt is read once with as many of its answers as there is room for.  The answers of one
+    owner have one prompt and are read together: if the score of one is not finite, those of others
+    may not be either.
+    """
+
+    def __init__(self, view: ModelView, tokens: int = PREFILL_TOKENS) -> None:
+        self._view, self._tokens = view, tokens
+        self._waiting: deque[tuple[Owner, int, str, tuple[str, Join]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, owner: Owner, number: int, prompt: str, answer: tuple[str, Join]) -> None:
+        """Let an answer, known by its owner and a number, be scored after those that wait."""
+        self._waiting.append((owner, number, prompt, answer))
+
+    def drop(self, owners: Collection[Owner]) -> None:
+        """Forget the answers of some owners."""
+        self._waiting = deque(one for one in self._waiting if one[0] not in owners)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[Owner, int, Scored]]:
+        """Score the next answers: one at least, and others as long as there is room for them.
+
+        An answer whose first token merges with the prompt is scored from that token on.
+
+        Raises:
+            JeepError: nothing of a prompt is left before its answer.
+        """
+        names: list[tuple[Owner, int]] = []
+        found: list[tuple[Owner, int, Scored]] = []
+        asked: list[_Asked] = []
+        trees: list[TokenTree] = []
+        while self._waiting:
+            owner, number, prompt, answer = self._waiting[0]
+            known = bool(names) and names[-1][0] is owner
+            alone = asked[-1].prompt if known else self._ids(prompt)
+            ids, start = _text(self._view.base, prompt, alone, *answer)
+            tree = trees[-1] if known else TokenTree()
+            rows, width = len(trees) + (not known), len(tree) + tree.missing(ids[:-1])
+            if names and rows * max(width, *map(len, trees)) > self._tokens:
+                break
+            self._waiting.popleft()
+            if start == len(ids):  # it adds no token
+                found.append((owner, number, Scored(0, 0.0, 0)))
+                continue
+            if not known:
+                trees.append(tree)
+                asked.append(_Asked(alone))
+            tree.add(ids[:-1])
+            asked[-1].add((ids, start))
+            names.append((owner, number))
+        if asked:
+            scores = _Reading(self._view, [[one] for one in asked]).scores()
+            every = (one for some in scores for one in some)
+            found += [(*name, one) for name, one in zip(names, every, strict=True)]
+        return found
+
+    def _ids(self, prompt: str) -> list[int]:
+        return list(encode(self._view.base.tokenizer, prompt).ids)

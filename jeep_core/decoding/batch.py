@@ -249,19 +249,15 @@ class Batch:
 
     def _joining(self) -> list[list[Row]]:
         """Rows that join now, in groups of similar length."""
-        chosen: list[Row] = []
-        tokens = 0
-        while self._waiting and len(self._running) + len(chosen) < self._max_rows:
-            tokens += len(self._waiting[0].seen)
-            if chosen and tokens > self._prefill_tokens:
-                break
-            chosen.append(self._waiting.popleft())
+        chosen: list[tuple[int, Row]] = []
         groups: list[list[Row]] = []
-        for row in sorted(chosen, key=lambda row: len(row.seen)):
-            # a group is padded to its longest row: at most twice the shortest, and 8
-            if not groups or len(row.seen) > 2 * len(groups[-1][0].seen) + 8:
-                groups.append([])
-            groups[-1].append(row)
+        while self._waiting and len(self._running) + len(chosen) < self._max_rows:
+            chosen.append((len(self._waiting[0].seen), self._waiting[0]))
+            more, tokens = _by_length(chosen)
+            if groups and tokens > self._prefill_tokens:
+                break
+            groups = more
+            self._waiting.popleft()
         return groups
 
     def _prefill(self, rows: Sequence[Row]) -> torch.Tensor:
@@ -333,3 +329,15 @@ class Batch:
         self._running = [self._running[i] for i in index]
         self._cache.keep(index)
         self._ids, self._positions = self._ids[index], self._positions[index]
+
+
+def _by_length(rows: Sequence[tuple[int, Row]]) -> tuple[list[list[Row]], int]:
+    """Rows, given with their lengths, in groups of similar length; their tokens with padding."""
+    groups: list[list[tuple[int, Row]]] = []
+    for length, row in sorted(rows, key=lambda one: one[0]):
+        # a group is padded to its longest row: at most twice the shortest, and 8
+        if not groups or length > 2 * groups[-1][0][0] + 8:
+            groups.append([])
+        groups[-1].append((length, row))
+    tokens = sum(len(group) * group[-1][0] for group in groups)
+    return [[row for _, row in group] for group in groups], tokens

@@ -145,6 +145,20 @@ class Catalogue:
                     f"the index lacks {numbers}, which cannot be read, or are built on such"
                 )
 
+    def beside(self) -> list[Manifest]:
+        """The versions that the index lacks, as far as they can be read, oldest first.
+
+        They are built on a damaged one.
+
+        Raises:
+            NoIndex: the index cannot be used.
+            OSError: one cannot be read now.
+        """
+        with self._lock:
+            self._catch_up()
+            found = [f"v{number}" for number in sorted(self._left_out)]
+        return [self._versions.read(one) for one in found if self._versions.is_readable(one)]
+
     def children(self, version: str) -> list[str]:
         """The versions that are built on one, by number.
 
@@ -194,15 +208,18 @@ class Catalogue:
             ]
         return f"v{shared}", own[0], own[1]
 
-    def newest(self, before: int | None, count: int) -> tuple[list[Row], dict[int, Lost]]:
+    def newest(
+        self, before: int | None, count: int, *, partly: bool = False
+    ) -> tuple[list[Row], dict[int, Lost]]:
         """The next versions of a list, newest first, and those without a manifest to be shown.
 
-        ``before``: only those with a lower number.
+        ``before``: only those with a lower number.  ``partly``: also where it lacks some: `beside`.
 
         Raises:
             NoIndex: the index cannot be used, or lacks a version.
         """
-        self.whole()
+        if not partly:
+            self.whole()
         limit = 2**63 - 1 if before is None else before
         with self.database.reading() as connection:
             rows = connection.execute(
@@ -232,12 +249,12 @@ class Catalogue:
             return dict(connection.execute("SELECT number, stamp FROM version"))
 
     def staged(self) -> list[Row]:
-        """The versions that were written without becoming head, oldest first.
+        """Those that it has of the versions written without becoming head, oldest first.
 
         Raises:
-            NoIndex: the index cannot be used, or lacks a version.
+            NoIndex: the index cannot be used.
         """
-        self.whole()
+        self.up_to_date()
         with self.database.reading() as connection:
             rows = connection.execute(
                 "SELECT number, line, depth, staged, n_facts, shown FROM version "
@@ -266,12 +283,12 @@ class Catalogue:
             return {sha256 for (sha256,) in connection.execute("SELECT sha256 FROM named")}
 
     def naming(self, sha256: str) -> Iterator[tuple[int, bool]]:
-        """The versions that name a tensor, newest first, and whether among their weights.
+        """Those that it has of the versions that name a tensor, and whether among their weights.
 
         Raises:
-            NoIndex: the index cannot be used, or lacks a version.
+            NoIndex: the index cannot be used.
         """
-        self.whole()
+        self.up_to_date()
         with self.database.reading() as connection:
             rows = connection.execute(
                 "SELECT number, whole FROM named WHERE sha256 = ? ORDER BY number DESC",
@@ -283,14 +300,13 @@ class Catalogue:
         """The newest version that a job has written, None if there is none that can be read.
 
         Raises:
-            NoIndex: the index cannot be used, or lacks a version.
+            NoIndex: the index cannot be used.
         """
-        self.whole()
+        others = {int(one.id[1:]) for one in self.beside() if one.job_id == job_id}
         with self.database.reading() as connection:
-            found = connection.execute(
-                "SELECT number FROM version WHERE job_id = ? ORDER BY number DESC", (job_id,)
-            ).fetchall()
-        for (number,) in found:
+            found = connection.execute("SELECT number FROM version WHERE job_id = ?", (job_id,))
+            numbers = others.union(number for (number,) in found)
+        for number in sorted(numbers, reverse=True):
             try:
                 return self._versions.read(f"v{number}")
             except (CorruptFile, UnknownVersion):
@@ -377,7 +393,7 @@ class Catalogue:
                 staged, n_facts, facts, live, shown, seal,
             ),
         )  # fmt: skip
-        add_rows(connection, manifest)
+        add_rows(connection, manifest, line, depth)
 
     def _manifest(self, number: int) -> Path:
         return self._folder / f"v{number}" / "manifest.json"

@@ -20,6 +20,9 @@ from service.store.index.rows import (
 )
 from service.store.store import Store
 
+COLUMNS = {"fact": "number, position, place, subject, question, said, entry, seal, line, depth"}
+"""Of tables that have others beside those that a version's manifest tells."""
+
 
 def difference(store: Store) -> str | None:
     """The first place at which the index differs from the manifests, None if it does not.
@@ -46,12 +49,16 @@ def difference(store: Store) -> str | None:
             stamp = stamp_of(store.root / "versions" / manifest.id / "manifest.json")
             if row != _expected(connection, row, manifest, above, stamp):
                 return f"the row of {manifest.id} differs"
+            place = row[1:3]
             for table, column, rows in (
-                ("fact", "number", fact_rows(manifest)),
-                ("asked", "by", asked_rows(manifest)),
+                ("fact", "number", ((*one, *place) for one in fact_rows(manifest))),
+                ("asked", "by", ((*one, *place) for one in asked_rows(manifest))),
                 ("named", "number", named_rows(manifest)),
             ):
-                found = connection.execute(f"SELECT * FROM {table} WHERE {column} = ?", row[:1])
+                columns = COLUMNS.get(table, "*")
+                found = connection.execute(
+                    f"SELECT {columns} FROM {table} WHERE {column} = ?", row[:1]
+                )
                 if set(found) != set(rows):
                     return f"rows of {manifest.id} in {table} differ"
         places = connection.execute(
@@ -61,6 +68,12 @@ def difference(store: Store) -> str | None:
         (count,) = connection.execute("SELECT count(*) FROM missed").fetchone()
         if len(places) != count or missed - set(places) or (set(places) - missed and not unread):
             return "rows in missed differ"
+        wrong = connection.execute(
+            "SELECT f.number FROM fact f WHERE f.until IS NOT (SELECT min(g.depth) FROM fact g "
+            "WHERE g.question = f.question AND g.line = f.line AND g.depth > f.depth)"
+        ).fetchone()
+        if wrong is not None:
+            return f"facts of v{wrong[0]} are edited again elsewhere"
     return None
 
 

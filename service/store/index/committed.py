@@ -38,8 +38,8 @@ class Committed:
         end = text.rfind(b"\n") + 1
         with self._catalogue.database.reading() as connection:
             known = dict(connection.execute("SELECT line, depth FROM covered"))
-            noted = connection.execute("SELECT value FROM note WHERE name = ?", (_NOTE,)).fetchone()
-        start = _resumed(text, noted[0] if noted else None)
+            noted = _noted(connection)
+        start = _resumed(text, noted)
         if start == 0:
             known = {}
         fresh = [moved_to(line) for line in text[start:end].split(b"\n") if line]
@@ -47,7 +47,9 @@ class Committed:
         if end > start:
             note = json.dumps({"end": end, "sha256": _last_line(text, end)})
             with self._catalogue.database.writing() as connection:
-                _keep(connection, changed if start else known, note, whole=start == 0)
+                # the index may have been made again meanwhile: then what was known is not in it
+                if _noted(connection) == noted:
+                    _keep(connection, changed if start else known, note, whole=start == 0)
         return self._with_head(known, head)
 
     def _cover(self, known: dict[int, int], tips: list[str]) -> dict[int, int]:
@@ -76,6 +78,11 @@ class Committed:
 def is_committed(covered: Mapping[int, int], line: int, depth: int) -> bool:
     """Whether the version at a place was head, or is what a head was built on."""
     return depth <= covered.get(line, -1)
+
+
+def _noted(connection: sqlite3.Connection) -> str | None:
+    found = connection.execute("SELECT value FROM note WHERE name = ?", (_NOTE,)).fetchone()
+    return str(found[0]) if found else None
 
 
 def _resumed(text: bytes, noted: str | None) -> int:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 """Of a store's directory."""
-FORMAT = 3
+FORMAT = 4
 """Raise it with every change of the schema or of what is written; other formats are made again."""
 BUSY_S = 2.0
 """How long another process may write before the files are read instead."""
@@ -64,18 +64,27 @@ CREATE TABLE IF NOT EXISTS fact (
     said TEXT NOT NULL,         -- what a search looks through
     entry TEXT NOT NULL,        -- JSON: what a list says of it
     seal INTEGER NOT NULL,
+    line INTEGER NOT NULL,      -- of the version, and its depth
+    depth INTEGER NOT NULL,
+    until INTEGER,              -- the depth at which its own line edits the question again
     PRIMARY KEY (number, position)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS fact_place ON fact (number, place);
-CREATE INDEX IF NOT EXISTS fact_subject ON fact (subject);
-CREATE INDEX IF NOT EXISTS fact_question ON fact (question);
+CREATE INDEX IF NOT EXISTS fact_subject ON fact (subject, depth DESC);
+CREATE INDEX IF NOT EXISTS fact_question ON fact (question, depth);
+CREATE INDEX IF NOT EXISTS fact_question_line ON fact (question, line, depth);
+CREATE INDEX IF NOT EXISTS fact_lasting ON fact (line, depth DESC, position) WHERE until IS NULL;
+CREATE INDEX IF NOT EXISTS fact_line ON fact (line, depth DESC, position, until);
 CREATE TABLE IF NOT EXISTS asked (
     number INTEGER NOT NULL,    -- of the version that taught the fact
     place INTEGER NOT NULL,
     by INTEGER NOT NULL,        -- the version that was asked
     holds INTEGER NOT NULL,
-    PRIMARY KEY (number, place, by)
+    line INTEGER NOT NULL,      -- of that version, and its depth
+    depth INTEGER NOT NULL,
+    PRIMARY KEY (number, place, depth, line)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS asked_line ON asked (number, place, line, depth);
 CREATE TABLE IF NOT EXISTS missed (  -- facts that a version, of any line, was asked and did not say
     line INTEGER NOT NULL,      -- of the version that taught the fact, and its depth
     depth INTEGER NOT NULL,

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
 from service.contracts.schemas import FactEntry
 from service.store.index.catalogue import Catalogue
 from service.store.index.database import NoIndex, check_seal
-from service.store.index.places import Span, contains, is_edited
+from service.store.index.places import Span, contains, is_edited, nearest, span_at
 
 BATCH = 200
-_COLUMNS = "SELECT v.line, v.depth, f.number, f.position, f.place, f.question, f.entry, f.seal"
-_FACT = f"{_COLUMNS} FROM version v JOIN fact f ON f.number = v.number WHERE"
-_MISSED = (
-    f"{_COLUMNS} FROM missed v CROSS JOIN fact f "
-    "ON f.number = v.number AND f.position = v.position WHERE"
+_COLUMNS = (
+    "SELECT f.line, f.depth, f.until, f.number, f.position, f.place, f.question, f.entry, f.seal"
+)
+_FACT = f"{_COLUMNS} FROM fact f WHERE"
+_PAGE = (
+    f"{_COLUMNS} FROM {{keys}} CROSS JOIN fact f "
+    "ON f.number = k.number AND f.position = k.position "
+    "WHERE k.line = :line AND k.depth BETWEEN :low AND :depth "
+    "AND (k.depth < :depth OR k.position > :position) AND {lasts} {more} "
+    "ORDER BY k.depth DESC, k.position LIMIT :limit"
+)
+_OF_SUBJECT = (
+    f"{_FACT} f.subject = :subject AND f.depth <= :depth AND (f.depth < :depth "
+    "OR (f.number, f.position) > (:number, :position)) {more} "
+    "ORDER BY f.depth DESC, f.number, f.position LIMIT :limit"
 )
 
 
@@ -35,6 +45,7 @@ class Place:
 class _Row:
     line: int
     depth: int
+    until: int | None
     number: int
     position: int
     place: int
@@ -99,17 +110,15 @@ def answers(catalogue: Catalogue, tip: str, questions: Collection[str]) -> dict[
     """
     spans = catalogue.spans(tip)
     found: dict[str, str] = {}
-    waiting = iter(questions)
-    while some := list(islice(waiting, BATCH)):
+    for question in questions:
         with catalogue.database.reading() as connection:
-            rows = connection.execute(
-                "SELECT f.question, f.entry, v.line, v.depth FROM fact f JOIN version v "
-                f"ON v.number = f.number WHERE f.question IN ({', '.join('?' * len(some))}) "
-                "ORDER BY v.depth, f.place",
-                some,
-            ).fetchall()
-        for question, entry, line, depth in rows:
-            if contains(spans, line, depth):
+            place = nearest(connection, spans, "fact", {"question": question})
+            if place is not None:
+                (entry,) = connection.execute(
+                    "SELECT entry FROM fact WHERE question = ? AND line = ? AND depth = ? "
+                    "ORDER BY place DESC LIMIT 1",
+                    (question, *place),
+                ).fetchone()
                 found[question] = json.loads(entry)["target_new"]
     return found
 
@@ -201,26 +210,18 @@ def _rows(
 ) -> Iterator[_Row]:
     """Facts of a line in order, in batches, so that a page reads no more than it shows.
 
-    ``missed``: only those that some version, of this line or another, was asked and did not say;
-    nothing else is read, unless there is a subject.
+    Without a subject those that are edited again in the same span are not among them.  ``missed``:
+    only those that some version, of this line or another, was asked and did not say; nothing else
+    is read, unless there is a subject.
     """
-    columns, position_of = (_MISSED, "v.position") if missed else (_FACT, "f.position")
-    more, values = "", list[object]()
+    more, values = "", dict[str, object](limit=BATCH)
     if containing:
-        more, values = "AND instr(f.said, ?) > 0 ", [composed(containing).casefold()]
-    if subject is not None:
-        with catalogue.database.reading() as connection:
-            rows = _checked_rows(
-                connection.execute(f"{_FACT} f.subject = ? {more}", [normalise(subject), *values])
-            )
-        inside = [row for row in rows if contains(spans, row.line, row.depth)]
-        inside.sort(key=lambda row: (-row.depth, row.position))
-        if after is not None:
-            depth, position = _position(catalogue, after)
-            inside = [row for row in inside if (-row.depth, row.position) > (-depth, position)]
-        yield from inside
-        return
+        more, values["said"] = "AND instr(f.said, :said) > 0", composed(containing).casefold()
     place = None if after is None else _position(catalogue, after)
+    if subject is not None:
+        values |= {"subject": normalise(subject)}
+        yield from _of_subject(catalogue, spans, values, more, place, after)
+        return
     for span in spans:
         if place is not None and span.low > place[0]:
             continue
@@ -228,25 +229,60 @@ def _rows(
         if not span.low <= depth <= span.high:
             depth, position = span.high, -1
         place = None
+        values |= {"line": span.line, "low": span.low, "high": span.high}
         while True:
+            values |= {"depth": depth, "position": position}
             with catalogue.database.reading() as connection:
-                page = connection.execute(
-                    f"{columns} v.line = ? AND v.depth BETWEEN ? AND ? "
-                    f"AND (v.depth < ? OR {position_of} > ?) {more}"
-                    f"ORDER BY v.depth DESC, {position_of} LIMIT ?",
-                    [span.line, span.low, depth, depth, position, *values, BATCH],
-                )
-                rows = _checked_rows(page)
+                query = _page_of(connection, span, more, missed=missed)
+                rows = _checked_rows(connection.execute(query, values))
             yield from rows
             if len(rows) < BATCH:
                 break
             depth, position = rows[-1].depth, rows[-1].position
 
 
+def _page_of(connection: sqlite3.Connection, span: Span, more: str, *, missed: bool) -> str:
+    """The query for a page of the facts of a span that the span does not edit again."""
+    if missed:
+        keys, lasts = "missed k", "(f.until IS NULL OR f.until > :high)"
+    elif connection.execute(
+        "SELECT 1 FROM version WHERE line = ? AND depth > ? LIMIT 1", (span.line, span.high)
+    ).fetchone():
+        # facts that were edited again by then are passed over, of which an index alone is read
+        keys, lasts = "fact k INDEXED BY fact_line", "(k.until IS NULL OR k.until > :high)"
+    else:  # at the end of its line nothing is passed over
+        keys, lasts = "fact k INDEXED BY fact_lasting", "k.until IS NULL"
+    return _PAGE.format(keys=keys, lasts=lasts, more=more)
+
+
+def _of_subject(
+    catalogue: Catalogue,
+    spans: Sequence[Span],
+    values: dict[str, object],
+    more: str,
+    place: tuple[int, int] | None,
+    after: Place | None,
+) -> Iterator[_Row]:
+    """The facts of a line about a subject, also those that were edited again."""
+    if place is None or after is None:
+        depth, number, position = spans[0].high, -1, -1
+    else:
+        (depth, position), number = place, int(after.version[1:])
+    while True:
+        values |= {"depth": depth, "number": number, "position": position}
+        with catalogue.database.reading() as connection:
+            rows = _checked_rows(connection.execute(_OF_SUBJECT.format(more=more), values))
+        # those of other lines at the same depths are passed over
+        yield from (row for row in rows if contains(spans, row.line, row.depth))
+        if len(rows) < BATCH:
+            return
+        depth, number, position = rows[-1].depth, rows[-1].number, rows[-1].position
+
+
 def _checked_rows(found: Iterable[Sequence[Any]]) -> list[_Row]:
     rows = []
     for *values, seal in found:
-        check_seal(seal, *values[2:])
+        check_seal(seal, *values[3:])
         rows.append(_Row(*values))
     return rows
 
@@ -267,25 +303,32 @@ def _position(catalogue: Catalogue, after: Place) -> tuple[int, int]:
 
 def _later(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> str | None:
     """The batch that edited a fact again next, None if it is live."""
+    span = span_at(spans, row.depth)
+    assert span is not None
     with catalogue.database.reading() as connection:
-        found = connection.execute(
-            "SELECT v.line, v.depth, v.edit_id FROM fact f JOIN version v ON v.number = f.number "
-            "WHERE f.question = ? AND v.depth > ? ORDER BY v.depth",
-            (row.question, row.depth),
-        ).fetchall()
-    inside = (str(edit) for line, depth, edit in found if contains(spans, line, depth))
-    return next(inside, None)
+        place: tuple[int, int] | None = None
+        if row.until is not None and row.until <= span.high:
+            place = row.line, row.until
+        elif span is not spans[0]:
+            place = nearest(connection, spans, "fact", {"question": row.question}, span.high)
+        if place is None:
+            return None
+        (edit,) = connection.execute(
+            "SELECT edit_id FROM version WHERE line = ? AND depth = ?", place
+        ).fetchone()
+    return str(edit)
 
 
 def _checked(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> dict[str, object]:
     """Whether the fact held when a version of the line was last asked; empty if none was."""
+    fact = {"number": row.number, "place": row.place}
     with catalogue.database.reading() as connection:
-        found = connection.execute(
-            "SELECT v.line, v.depth, a.by, a.holds FROM asked a JOIN version v ON v.number = a.by "
-            "WHERE a.number = ? AND a.place = ? ORDER BY v.depth DESC",
-            (row.number, row.place),
-        ).fetchall()
-    for line, depth, by, holds in found:
-        if contains(spans, line, depth):
-            return {"holds": bool(holds), "checked_in": f"v{by}"}
-    return {}
+        place = nearest(connection, spans, "asked", fact)
+        if place is None:
+            return {}
+        by, holds = connection.execute(
+            "SELECT by, holds FROM asked WHERE number = :number AND place = :place "
+            "AND line = :line AND depth = :depth",
+            fact | {"line": place[0], "depth": place[1]},
+        ).fetchone()
+    return {"holds": bool(holds), "checked_in": f"v{by}"}

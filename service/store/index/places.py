@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,48 @@ def contains(spans: Sequence[Span], line: int, depth: int) -> bool:
     return any(span.line == line and span.low <= depth <= span.high for span in spans)
 
 
+def span_at(spans: Sequence[Span], depth: int) -> Span | None:
+    """The one of a version's spans that a depth is in, None beyond the version."""
+    # they come from the tip down, each ending where the one before it begins
+    number = bisect_right(spans, -depth, key=lambda span: -span.high) - 1
+    return spans[number] if number >= 0 and spans[number].low <= depth else None
+
+
+def nearest(
+    connection: sqlite3.Connection,
+    spans: Sequence[Span],
+    table: Literal["fact", "asked"],
+    key: Mapping[str, object],
+    after: int | None = None,
+) -> tuple[int, int] | None:
+    """The first place after a depth, in some spans, with a row of a key; default: the last place.
+
+    Rows of other places cost one look per span, however many there are: the table has indexes by
+    key, line and depth, and by key and depth.
+    """
+    best, beyond = ("max", "<") if after is None else ("min", ">")
+    same = " AND ".join(f"{column} = ?" for column in key)
+    looked = f"SELECT {best}(depth) FROM {table} WHERE {same} AND"
+    depth = spans[0].high + 1 if after is None else after
+    while True:
+        (anywhere,) = connection.execute(
+            f"{looked} depth {beyond} ?", (*key.values(), depth)
+        ).fetchone()
+        span = None if anywhere is None else span_at(spans, anywhere)
+        if span is None:
+            return None
+        (found,) = connection.execute(
+            f"{looked} line = ? AND depth {beyond} ? AND depth BETWEEN ? AND ?",
+            (*key.values(), span.line, depth, span.low, span.high),
+        ).fetchone()
+        if found is not None:
+            return span.line, found
+        depth = span.low if after is None else span.high
+
+
 def is_edited(connection: sqlite3.Connection, spans: Sequence[Span], question: str) -> bool:
     """Whether a version in some spans has edited a question."""
-    found = connection.execute(
-        "SELECT v.line, v.depth FROM fact f JOIN version v ON v.number = f.number "
-        "WHERE f.question = ? ORDER BY v.depth DESC",
-        (question,),
-    )
-    return any(contains(spans, line, depth) for line, depth in found)
+    return nearest(connection, spans, "fact", {"question": question}) is not None
 
 
 def spans_of(connection: sqlite3.Connection, number: int) -> list[Span] | None:

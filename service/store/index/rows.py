@@ -33,11 +33,26 @@ def shown_of(manifest: Manifest) -> str:
     return manifest.model_dump_json(include=fields)
 
 
-def add_rows(connection: sqlite3.Connection, manifest: Manifest) -> None:
-    """Add its tensors, its facts and what it was asked, beside the row of the version itself."""
+def add_rows(connection: sqlite3.Connection, manifest: Manifest, line: int, depth: int) -> None:
+    """Add its tensors, its facts and what it was asked, beside the row of the version itself.
+
+    Its place is the last one of its line so far.
+    """
     connection.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", named_rows(manifest))
-    connection.executemany("INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?)", fact_rows(manifest))
-    connection.executemany("INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?)", asked_rows(manifest))
+    questions = {question_of(fact.subject, fact.prompt) for fact in manifest.facts}
+    connection.executemany(
+        "UPDATE fact SET until = :depth WHERE question = :question AND line = :line AND depth = "
+        "(SELECT max(depth) FROM fact WHERE question = :question AND line = :line)",
+        ({"question": one, "line": line, "depth": depth} for one in questions),
+    )
+    connection.executemany(
+        "INSERT INTO fact VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        ((*row, line, depth) for row in fact_rows(manifest)),
+    )
+    connection.executemany(
+        "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?, ?, ?)",
+        ((*row, line, depth) for row in asked_rows(manifest)),
+    )
     connection.executemany(
         "INSERT OR IGNORE INTO missed SELECT v.line, v.depth, f.position, f.number FROM fact f "
         "JOIN version v ON v.number = f.number WHERE f.number = ? AND f.place = ?",
@@ -54,7 +69,7 @@ def missed_places(manifest: Manifest) -> Iterator[tuple[int, int]]:
 
 
 def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str, str, int]]:
-    """The rows of its facts, in the order of the table's columns."""
+    """The rows of its facts: the table's columns, in order, without their place."""
     number = int(manifest.id[1:])
     for position, fact in enumerate(manifest.facts):
         outcome = manifest.result.facts[position] if manifest.result else None
@@ -84,7 +99,7 @@ def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str
 
 
 def asked_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
-    """The rows of what it was asked about earlier facts."""
+    """The rows of what it was asked about earlier facts, without its place."""
     earlier = manifest.result.earlier if manifest.result else None
     if earlier is None:
         return

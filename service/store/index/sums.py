@@ -11,8 +11,8 @@ import logging
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -81,6 +81,8 @@ class Sums:
         self._known: OrderedDict[str, Running] = OrderedDict()
         self._rebuilt: OrderedDict[str, Running] = OrderedDict()
         self._mapped: OrderedDict[str, memoryview] = OrderedDict()
+        # by thread: the totals of a state that it is about to write
+        self._unnamed: dict[int, set[str]] = {}
         self._lock = threading.RLock()
 
     def find(self, manifest: Manifest) -> Running | None:
@@ -102,6 +104,21 @@ class Sums:
             while len(states) > REMEMBERED:
                 states.popitem(last=False)
 
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Keep sums that this thread puts meanwhile, although no state names them yet.
+
+        Other threads may save states of their own, upon which files that no state names go.
+        """
+        thread = threading.get_ident()
+        with self._lock:
+            self._unnamed[thread] = set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._unnamed[thread]
+
     def save(self, running: Running) -> None:
         """Write a state; the oldest files go.
 
@@ -114,7 +131,7 @@ class Sums:
             self.tidy()
 
     def put(self, name: str, shape: Sequence[int], data: bytes | memoryview) -> TensorRef:
-        """Write the float64 sum of a matrix, which a state is about to name.
+        """Write the float64 sum of a matrix, which a state is about to name: see `adding`.
 
         Raises:
             OSError: there is no room.
@@ -127,6 +144,7 @@ class Sums:
                 raise OSError(f"{free:,} bytes are free, too few for the running sum of {name}")
             found = self._tensors.put(name, "F64", shape, data)
             self._passed_over.discard(found.sha256)
+            self._unnamed.get(threading.get_ident(), set()).add(found.sha256)
             return found
 
     def total(self, ref: TensorRef) -> memoryview:
@@ -166,10 +184,14 @@ class Sums:
             kept = [one for one in files if not one.rebuilt][-KEPT:]
             kept += [one for one in files if one.rebuilt][-REBUILT:]
             needed = {self._file(one.version) for one in kept}
-            needed |= {self._tensors.path(sha256) for one in kept for sha256 in _totals(one)}
+            totals = set[str]().union(*map(_totals, kept), *self._unnamed.values())
+            needed |= {self._tensors.path(sha256) for sha256 in totals}
             others = {Path(entry.path) for entry in files_below(self._folder)} - needed
             for path in others:
                 path.unlink(missing_ok=True)
+            # a file that is mapped takes its room on the disk until it is not
+            for sha256 in self._mapped.keys() - totals:
+                del self._mapped[sha256]
             return len(others)
 
     def _written(self, version: str) -> Running | None:

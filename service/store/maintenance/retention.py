@@ -71,9 +71,17 @@ def retained_versions(store: Store, newest: int, busy: Collection[str] = ()) -> 
 def _newest(store: Store, count: int) -> list[str]:
     """The newest versions that can be read."""
     try:
-        rows, damaged = store.catalogue.newest(None, count)
-        if not damaged:
-            return [f"v{row.number}" for row in rows]
+        found = {int(one.id[1:]) for one in store.catalogue.beside()}
+        before: int | None = None
+        while True:
+            rows, lost = store.catalogue.newest(before, count, partly=True)
+            found.update(row.number for row in rows)
+            seen = [*lost, *(row.number for row in rows)]
+            if any(one.for_now for one in lost.values()):
+                break  # nothing may be dropped: see `Versions.all`
+            if not lost or not seen:
+                return [f"v{number}" for number in sorted(found, reverse=True)[:count]]
+            before = min(seen)
     except NoIndex:
         pass
     return [manifest.id for manifest in store.versions.all()[:count]]
@@ -82,6 +90,8 @@ def _newest(store: Store, count: int) -> list[str]:
 def _staged(store: Store) -> list[str]:
     """Staged versions that were never activated."""
     try:
+        if any(one.staged for one in store.catalogue.beside()):
+            raise NoIndex("which of them were head is not in the index")
         rows = store.catalogue.staged()
         covered = store.committed.covered(store.head.read().version) if rows else {}
         return [f"v{row.number}" for row in rows if not is_committed(covered, row.line, row.depth)]
@@ -213,14 +223,14 @@ def _needed(store: Store, kept: Collection[str], manifest: Manifest) -> set[str]
     needed = {ref.sha256 for job in store.journal.unfinished() for d in store.drafts.of_job(job.id)
               for ref in (*d.tensors, *d.artifacts)}  # fmt: skip
     try:
+        others = store.catalogue.beside()
         for sha256 in {ref.sha256 for ref in manifest.tensors}:
             namers = store.catalogue.naming(sha256)
             if any(not whole or _holds(store, kept, number, sha256) for number, whole in namers):
                 needed.add(sha256)
-        return needed
     except NoIndex:
-        pass
-    for one in store.versions.all():
+        others = store.versions.all()
+    for one in others:
         needed |= {ref.sha256 for ref in one.artifacts}
         thin = _thin(store, one.id)
         needed |= {ref.sha256 for ref in (thin.refs() if thin else ())}

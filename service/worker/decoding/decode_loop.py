@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import queue as queues
 import threading
-from collections import deque
 from collections.abc import Iterable
 
+from jeep_core.decoding.asking import Unscored
 from jeep_core.decoding.batch import Batch
-from jeep_core.decoding.generation import score
 from jeep_core.decoding.rows import Row
 from jeep_core.errors import NumericalError
 from jeep_core.models.views import ModelView
@@ -24,8 +23,6 @@ from service.worker.metrics import BATCH_ROWS, TOKENS
 log = logging.getLogger(__name__)
 WAIT_S = 0.5
 ROWS_TOGETHER = 64
-SCORED_TOGETHER = 64
-"""Candidates scored between two steps: the others wait no longer for them."""
 
 Replies = list[tuple[str, WorkerReply]]
 
@@ -36,24 +33,27 @@ class Group:
     def __init__(self, view: ModelView) -> None:
         self.view, self.batch = view, Batch(view, ROWS_TOGETHER)
         self.slots: dict[Row, Slot] = {}
-        self._to_score: deque[tuple[Slot, int]] = deque()
+        self._unscored: Unscored[Slot] = Unscored(view)
 
     def add(self, slot: Slot) -> None:
         """Let a slot join at the next step."""
         self.slots[slot.row] = slot
         self.batch.add([slot.row])
-        self._to_score.extend((slot, i) for i, scored in enumerate(slot.scores) if scored is None)
+        for i, scored in enumerate(slot.scores):
+            if scored is None:
+                answer = slot.pending.candidates[i], slot.pending.join
+                self._unscored.add(slot, i, slot.row.result.prompt, answer)
 
     def remove(self, slots: list[Slot]) -> None:
         """Remove slots that nobody waits for any more."""
         rows = {slot.row for slot in slots}
         self.batch.drop(rows)
-        self._to_score = deque(pair for pair in self._to_score if pair[0].row not in rows)
+        self._unscored.drop({*slots})
         for row in rows:
             del self.slots[row]
 
     def step(self) -> None:
-        """One step of decoding and some scoring."""
+        """One step of decoding, and scores of as many candidates as others can wait for."""
         if len(self.batch):
             got, finished = self.batch.step()
             TOKENS.inc(len(got))
@@ -61,14 +61,10 @@ class Group:
             for row in finished:
                 if row.error is not None:
                     self._fail(self.slots[row], row.error)
-        some = [self._to_score.popleft() for _ in range(min(SCORED_TOGETHER, len(self._to_score)))]
-        if some:
-            pairs = [(slot.row.result.prompt, slot.pending.candidates[i]) for slot, i in some]
-            joins = [slot.pending.join for slot, _ in some]
-            for (slot, i), scored in zip(some, score(self.view, pairs, joins), strict=True):
-                slot.scores[i] = scored
-                if scored.error is not None:
-                    self._fail(slot, scored.error)
+        for slot, i, scored in self._unscored.step():
+            slot.scores[i] = scored
+            if scored.error is not None:
+                self._fail(slot, scored.error)
 
     @staticmethod
     def _fail(slot: Slot, error: NumericalError) -> None:

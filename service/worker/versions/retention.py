@@ -66,11 +66,11 @@ class Keeper:
         self._exports = exports
         self._busy, self._lost, self._give_way, self._look = busy, lost, give_way, look
         self._writes, self._due = threading.Lock(), threading.Event()
+        self._whole = threading.Event()
         self._unfit: set[str] = set()
         # versions that have had tensors since they were last looked at; None: nobody knows yet
         self._watched: set[str] | None = None
         self._newest_seen = 0
-        self._whole = True
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -80,14 +80,16 @@ class Keeper:
         after each commit.
         """
         began = time.monotonic()
-        self._due.set()
+        self.due(whole=True)
         while not self.stop.is_set():
             late = time.monotonic() - began >= EVERY_S
             if not self._due.wait(LOOK_S) and not late:
                 continue
             self._due.clear()
-            whole, self._whole = self._whole or late, False
+            # set after this look, it is for the next round, or for this one, which has not begun
+            whole = self._whole.is_set() or late
             if whole:
+                self._whole.clear()
                 began, self._watched = time.monotonic(), None
             try:
                 self._look()
@@ -101,7 +103,8 @@ class Keeper:
 
     def due(self, *, whole: bool = False) -> None:
         """Let a round begin; ``whole``: a job has ended that may have left something."""
-        self._whole = self._whole or whole
+        if whole:
+            self._whole.set()
         self._due.set()
 
     @contextmanager

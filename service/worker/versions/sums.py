@@ -138,9 +138,10 @@ class LineSums:
         if self._store.sums.read_only:
             return running
         try:
-            matrices = {name: self._folded(name, one) for name, one in running.matrices.items()}
-            done = running.model_copy(update={"matrices": matrices, "age": 0})
-            self._store.sums.save(done)
+            with self._store.sums.adding():
+                matrices = {name: self._folded(name, one) for name, one in running.matrices.items()}
+                done = running.model_copy(update={"matrices": matrices, "age": 0})
+                self._store.sums.save(done)
         except (OSError, CorruptTensor) as error:
             # a damaged sum is dropped by `of`; of a damaged update whoever needs it is told
             log.warning("the running sums of %s are not kept: %s", running.version, error)

@@ -108,6 +108,15 @@ def test_long_prompts_join_in_several_steps() -> None:
     assert [len(row.result.tokens) for row in rows] == [2, 2, 1, 1]
 
 
+def test_padding_counts_among_the_tokens_that_join_in_a_step() -> None:
+    """Rows of one token beside one of three."""
+    rows = [Row(COUNT.base, prompt, Sampling(3)) for prompt in ("a b c", *["a"] * 5)]
+    batch = Batch(COUNT, prefill_tokens=12)
+    batch.add(rows)
+    batch.step()
+    assert [len(row.result.tokens) for row in rows] == [1, 1, 1, 1, 0, 0], "four rows of three"
+
+
 def test_a_row_with_nothing_to_decode_never_joins() -> None:
     batch = Batch(COUNT)
     batch.add([Row(COUNT.base, "a", Sampling(0))])

@@ -23,7 +23,7 @@ from service.store.index import listing
 from service.store.index.checking import difference
 from service.store.index.database import FORMAT, NoIndex
 from service.store.index.facts import Place
-from service.store.maintenance.retention import drop_tensors
+from service.store.maintenance.retention import drop_tensors, retained_versions
 from service.store.maintenance.verify import verify
 from service.store.versions import Thin
 
@@ -247,6 +247,7 @@ def test_a_flipped_bit_in_a_row_is_noticed(
         "UPDATE version SET line = 77 WHERE number = 3",
         "UPDATE version SET edit_id = 'edit_x' WHERE number = 3",
         "DELETE FROM fact WHERE number = 3",
+        "UPDATE fact SET until = 99 WHERE number = 3",
         "UPDATE asked SET holds = 1 - holds",
         "DELETE FROM missed WHERE number IN (SELECT min(number) FROM missed)",
         "UPDATE missed SET number = 0 WHERE number IN (SELECT min(number) FROM missed)",
@@ -372,10 +373,32 @@ def test_tensors_are_kept_that_a_version_built_on_a_damaged_one_names(grown: Sto
     (grown.root / "versions" / damaged / "manifest.json").write_text("{}")
     remove(grown)
     fresh = Store.open(grown.root)
-    with pytest.raises(NoIndex, match=damaged):
-        fresh.catalogue.naming(shared.sha256)
+    assert [number for number, _ in fresh.catalogue.naming(shared.sha256)] == [int(old[1:])]
+    assert [one.id for one in fresh.catalogue.beside()] == [newest]
     assert drop_tensors(fresh, fresh.versions.read(old), Thin(), newest=1) == 0
     assert fresh.tensors.has(shared)
+
+
+def test_a_damaged_version_does_not_make_others_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are built on it are, as they are not in an index that was made after it."""
+    store = Store.open(tmp_path / "store")
+    store.create_base("weights")
+    shared, own = (store.tensors.put("matrix", "U8", [3], data) for data in (b"abc", b"xyz"))
+    for number in range(6):
+        add_version(store, f"v{number}", job_id=f"job_{number}", tensors=[shared])
+    add_version(store, "v3", job_id="job_a", tensors=[own])
+    (store.root / "versions" / "v5" / "manifest.json").write_text("{}")
+    remove(store)
+    fresh = Store.open(store.root)
+    used(monkeypatch)
+    found = [listing.of_job(fresh, f"job_{job}") for job in (3, 4, 5, "a")]
+    assert [one and one.id for one in found] == ["v4", None, "v6", "v7"]
+    kept = [one for one, why in retained_versions(fresh, 3).items() if why == "among the newest"]
+    assert kept == ["v7", "v6", "v4"]
+    assert drop_tensors(fresh, fresh.versions.read("v4"), Thin(), newest=2) == 0
+    assert drop_tensors(fresh, fresh.versions.read("v7"), Thin(), newest=0) == len(b"xyz")
 
 
 def test_an_index_that_another_process_has_made_again_is_gone_on_with(grown: Store) -> None:

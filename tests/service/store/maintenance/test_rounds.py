@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from threading import Thread
 
@@ -244,3 +245,30 @@ def test_a_mark_whose_job_ends_meanwhile_is_no_error(
 
     monkeypatch.setattr(Path, "exists", ended)
     assert leftovers(store) == []
+
+
+def test_a_whole_round_that_falls_due_while_another_begins_is_not_lost(
+    base: LoadedModel, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(base, store, newest=2)
+    rounds: list[bool] = []
+
+    class Looked(threading.Event):
+        """While it is looked at in the second round, a job ends that may have left something."""
+
+        def is_set(self) -> bool:
+            found = super().is_set()
+            if len(rounds) == 1 and not found:
+                keeper.due(whole=True)
+            return found
+
+    def collect(*, orphans: bool) -> None:
+        rounds.append(orphans)
+        keeper.due()
+        if len(rounds) == 3:
+            keeper.stop.set()
+
+    monkeypatch.setattr(keeper, "_whole", Looked())
+    monkeypatch.setattr(keeper, "collect", collect)
+    keeper.run()
+    assert rounds == [True, False, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from jeep_core.models.views import ModelView
 from service.contracts.jobs import new_id
 from service.contracts.schemas import GenerateRequest, WorkerReply, WorkerRequest
 from service.worker.decoding import decode_loop
-from service.worker.decoding.decode_loop import SCORED_TOGETHER
 from service.worker.decoding.generating import Generating
 
 PROMPT = "The city of Lyon lies in"
@@ -140,7 +140,7 @@ def test_a_deterministic_request_is_decoded_alone(
 
 
 def test_candidates_are_scored_for_all_rows(view: ModelView) -> None:
-    names = [f"country {i}" for i in range(SCORED_TOGETHER // 2 + 3)]
+    names = [f"country {i}" for i in range(35)]
     prompts = [PROMPT, "Osaka is a city in the country of", "Oslo lies in"]
     one = pending(view, prompts=prompts, candidates=names, max_new_tokens=0)
     answers = Answers(one)
@@ -154,6 +154,22 @@ def test_candidates_are_scored_for_all_rows(view: ModelView) -> None:
             assert candidate["log_probability"] == pytest.approx(
                 next(expected).log_probability, rel=1e-4
             )
+
+
+def test_a_long_prompt_is_not_read_once_for_each_of_its_candidates(view: ModelView) -> None:
+    """Others wait for one reading of it, whatever the number of its candidates."""
+    long, names = " ".join([PROMPT] * 12), [f"country {i}" for i in range(64)]
+    one = pending(view, prompt=long, candidates=names, max_new_tokens=0)
+    group, read = decode_loop.Group(view), list[int]()
+    group.add(one.slots[0])
+    hook = view.base.family.backbone_of(view.model).register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    with ExitStack() as after:
+        after.callback(hook.remove)
+        group.step()
+    assert one.slots[0].complete
+    assert sum(read) < len(one.slots[0].row.ids) + 64 * 8
 
 
 def test_a_request_that_fails_fails_once_and_the_others_go_on(

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from jeep_core.models.views import ModelView
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import CorruptTensor, Store
 from service.store.index.line import Line
-from service.store.index.sums import KEPT, Sums
+from service.store.index.sums import KEPT, Running, Summed, Sums
 from service.store.tensors import Tensors
 from service.worker.versions import rebuild
 from service.worker.versions.retention import Keeper
@@ -313,6 +314,33 @@ def test_few_files_are_kept_and_others_swept(base: LoadedModel, store: Store) ->
     before = files(store)
     assert Store.open(store.root).sums.tidy() == 1
     assert files(store) == [path for path in before if path != stray]
+
+
+def test_a_sum_is_kept_until_its_state_is_saved_whoever_saves_others(
+    base: LoadedModel, store: Store
+) -> None:
+    """An edit and a round of retention write states at the same time."""
+    add_chain(base, store, 1)
+    sums, other = store.sums, Running(version="v7", weights_sha256="other")
+    with sums.adding():
+        total = sums.put("matrix", [2], bytes(16))
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(sums.save, other).result()
+        state = Running(version="v8", weights_sha256="", matrices={"matrix": Summed(total=total)})
+        sums.save(state)
+    version = store.versions.read("v1").model_copy(update={"id": "v8", "weights_sha256": ""})
+    assert Sums(store.root).find(version) == state
+    abandoned = sums.put("matrix", [2], bytes(range(16)))
+    assert sums.tidy() == 1
+    assert not store.sums._tensors.has(abandoned)
+
+
+def test_a_sum_whose_file_is_removed_takes_no_room_any_more(store: Store) -> None:
+    sums = store.sums
+    sums.total(sums.put("matrix", [2], bytes(16)))
+    assert len(sums._mapped) == 1
+    sums.tidy()
+    assert not sums._mapped
 
 
 def test_rebuilding_many_versions_does_not_push_out_what_is_edited_on(

@@ -35,6 +35,7 @@ from jeep_core.moments.source import (
     text_of,
 )
 from jeep_core.moments.sums import MomentSums, accumulate, pack, way_of_summing
+from jeep_core.moments.threads import every_thread
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import GradientOf, Measured, in_order
 from jeep_core.storage.files import load_whole, save_whole
@@ -330,9 +331,10 @@ class Moments:
 
         precision = torch.float32 if device.type == "cuda" else torch.float64
         key, name = self.key(layer), f"layer {layer}"
-        # a factor in a file is the CPU's
+        # a factor in a file is the CPU's; one of more threads has other bits
         on_cpu = device.type == "cpu"
-        factor_path = path.with_name(f"factor-{key[:32]}.safetensors") if on_cpu else None
+        file = f"factor-{key[:32]}-{every_thread()}.safetensors"
+        factor_path = path.with_name(file) if on_cpu else None
         memory = self._factors.memory
         # one factor for all lanes; solved columns belong to each
         kept = memory.shared(key, lambda: KeptMoment(read, name, factor_path))

@@ -15,6 +15,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.sizing import memory
 from jeep_core.sizing.architecture import BYTES, Architecture, architecture_of
 from jeep_core.sizing.demand import Editing, Settings, Workload, Written
+from jeep_core.sizing.operations import read_tokens
 from jeep_core.sizing.source import known_model
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.positions import fact_rows
@@ -69,7 +70,7 @@ def test_many_facts_count_where_they_are_written() -> None:
     editing, load = Editing("jeep", regions, 5, 30), Workload(facts=8192)
     settings = Settings("bfloat16", "cuda")
     held = memory.writing(arch, editing, load, settings)
-    states = 8192 * 5 * memory.read_tokens(regions[1], load) * arch.d * BYTES["bfloat16"]
+    states = 8192 * 5 * read_tokens(regions[1], load) * arch.d * BYTES["bfloat16"]
     assert held > states
     bound = 2**30
     bounded = memory.writing(arch, editing, load, replace(settings, edit_bytes=bound))

@@ -296,8 +296,17 @@ def write_region(
     contexts = [list(rows) for rows in zip(*(f.contexts for f in context.facts), strict=True)]
     # keys after prefixes are a mean over texts that were sampled: they need not be exact
     twin = context.twin() if hparams.compute_dtype == "bfloat16" else None
+    bound = context.memory_bytes
     readers = [
-        RegionReader(view, rows, position, region.last, at_projection=at_projection, twin=twin)
+        RegionReader(
+            view,
+            rows,
+            position,
+            region.last,
+            at_projection=at_projection,
+            twin=twin,
+            memory_bytes=None if bound is None else bound // len(contexts),
+        )
         for rows in contexts
     ]
     wanted: torch.Tensor | None = None  # (m, d)

@@ -70,7 +70,7 @@ class Version:
     """The edited matrices of a version, any shape each, on the CPU.
 
     ``hashes`` by name of the matrix; ``updates`` are those since the base model, oldest first;
-    ``whole`` are the matrices that no updates are known of.
+    ``whole`` are the matrices that not all updates are known of, or are to be sent as they are.
     """
 
     key: str
@@ -80,7 +80,11 @@ class Version:
 
 
 def version_of(view: ModelView, whole: Collection[str] = ()) -> Version:
-    """A view as it is sent; the matrices ``whole`` (any shape) as they are."""
+    """A view as it is sent; the matrices ``whole`` (any shape) as they are.
+
+    So is one whose first updates are known as a sum alone: that is in float64, larger than it.
+    """
+    whole = {*whole, *view.starts}
     hashes = {name: tensor_sha256(tensor) for name, tensor in view.replaced.items()}
     updates = {
         name: [{part: t.cpu() for part, t in update.parts().items()} for update in history]

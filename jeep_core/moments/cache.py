@@ -8,7 +8,6 @@ names everything they depend on.  A pass that was killed continues from the sums
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -35,17 +34,14 @@ from jeep_core.moments.source import (
     text_of,
 )
 from jeep_core.moments.sums import MomentSums, accumulate, pack, way_of_summing
+from jeep_core.moments.threads import every_thread
+from jeep_core.moments.unfinished import Unfinished
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import GradientOf, Measured, in_order
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.storage.looking import present
 from jeep_core.text.counting import counted
 from jeep_core.text.encoding import encode
-
-SAVE_EVERY_S = 30.0
-SAVING_SHARE = 0.05
-"""Sums are saved so seldom that saving takes at most this share of the time."""
-
 
 GRADIENT_LOGITS = 2**26
 """Logits that a batch may have whose gradients are taken, 256 MiB."""
@@ -177,13 +173,12 @@ class Moments:
         chosen = batches[shard::of]
         keys = {layer: self.key(layer) for layer in sorted(set(layers), key=in_order)}
         fresh = MomentSums(keys, {}, 0, frozenset({shard}), of)
-        path = self._unfinished(fresh)
-        start = MomentSums.load(path) if path and present(path) else fresh
+        unfinished = Unfinished(self.folder, _name_of(fresh))
+        start = unfinished.start(fresh)
         # the last document may go beyond ``samples``; progress is cut off there
         total = self.count(layers[0])
         if of > 1:
             total = sum(len(row) for rows in chosen for row in rows)
-        saver = _Saver(path)
 
         def report(phase: str, count: int, _: int) -> None:
             monitor.report(phase, min(count, total), total)
@@ -193,13 +188,12 @@ class Moments:
             self.base,
             chosen,
             start,
-            saver.offer,
+            unfinished.offer,
             monitor.reporting(report),
             bfloat16=self.bfloat16,
             executor=executor if all(one.type == "cpu" for one in self.base.devices) else HERE,
         )
-        if path:
-            path.unlink(missing_ok=True)
+        unfinished.done()
         return found
 
     def adopt(self, sums: MomentSums) -> None:
@@ -330,37 +324,22 @@ class Moments:
 
         precision = torch.float32 if device.type == "cuda" else torch.float64
         key, name = self.key(layer), f"layer {layer}"
-        # a factor in a file is the CPU's
+        # a factor in a file is the CPU's; one of more threads has other bits
         on_cpu = device.type == "cpu"
-        factor_path = path.with_name(f"factor-{key[:32]}.safetensors") if on_cpu else None
+        file = f"factor-{key[:32]}-{every_thread()}.safetensors"
+        factor_path = path.with_name(file) if on_cpu else None
         memory = self._factors.memory
         # one factor for all lanes; solved columns belong to each
         kept = memory.shared(key, lambda: KeptMoment(read, name, factor_path))
         return MomentFactor(kept, name, precision)
 
-    def _unfinished(self, sums: MomentSums) -> Path | None:
-        """Where a pass keeps its sums so far; another way to sum is another file."""
-        way = (BATCH_TOKENS, *way_of_summing())
-        keys = sorted((str(place), key) for place, key in sums.keys.items())
-        parts = (keys, sorted(sums.parts), sums.of, way)
-        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-        return self.folder and self.folder / f"unfinished-{name}.safetensors"
 
-
-class _Saver:
-    """Saves sums now and then."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._next = time.monotonic() + SAVE_EVERY_S
-
-    def offer(self, sums: MomentSums) -> None:
-        """Save ``sums`` if it is time."""
-        began = time.monotonic()
-        if self._path and began >= self._next:
-            sums.save(self._path)
-            ended = time.monotonic()
-            self._next = ended + max(SAVE_EVERY_S, (ended - began) / SAVING_SHARE)
+def _name_of(sums: MomentSums) -> str:
+    """The name of a pass that is not done; another way to sum has another."""
+    way = (BATCH_TOKENS, *way_of_summing())
+    keys = sorted((str(place), key) for place, key in sums.keys.items())
+    parts = (keys, sorted(sums.parts), sums.of, way)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def keep(sums: MomentSums, folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError, is_out_of_memory, is_passing
+from jeep_core.moments.threads import all_threads
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.storage.looking import present
 from jeep_core.updates.cholesky import check_moment, cholesky
@@ -26,6 +27,9 @@ class KeptMoment:
     ``moment`` (d_ff, d_ff) is E[k kᵀ] over tokens, or a function that loads it; then it may be
     dropped and is loaded again when it is needed.  The float64 factor of a large layer on the CPU
     is kept in ``path``, if given.
+
+    Factors and null space serve all edits to come, so they are made with all threads, however many
+    the edit has that asks first.
     """
 
     def __init__(
@@ -52,8 +56,9 @@ class KeptMoment:
         """Eigenvectors (d_ff, k) of E[k kᵀ] with eigenvalues below ``threshold``, float64."""
         if self._null is None or self._null[0] != threshold:
             check_moment(self.stored, self.name)
-            # values (d_ff,), vectors (d_ff, d_ff), one a column
-            values, vectors = torch.linalg.eigh(self.stored.double())
+            with all_threads():
+                # values (d_ff,), vectors (d_ff, d_ff), one a column
+                values, vectors = torch.linalg.eigh(self.stored.double())
             self._null = threshold, vectors[:, values < threshold].contiguous()
             self.forget_moment()
         return self._null[1]
@@ -123,7 +128,8 @@ class KeptMoment:
         return self._make(torch.float64)
 
     def _make(self, dtype: torch.dtype, keep: bool = True) -> torch.Tensor:
-        lower = cholesky(self.stored.to(dtype), self.name)  # (d_ff, d_ff)
+        with all_threads():
+            lower = cholesky(self.stored.to(dtype), self.name)  # (d_ff, d_ff)
         large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
         if keep and self._path is not None and large and dtype is torch.float64:
             save_whole(self._path, {"upper": lower.mT.contiguous()})

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from jeep_core.errors import NumericalError
+from jeep_core.moments.threads import all_threads
 from jeep_core.spec.finite import OTHER_VERSION
 from jeep_core.updates.kept import KeptKeys
 from jeep_core.updates.operations import SMALLEST_BLOCK, block_of
@@ -81,5 +82,6 @@ def after(
             return known
     else:
         summed = SummedKeys(moment().to(torch.float64, copy=True), weight)
-    summed.extend(keys, count, block, name)
+    with all_threads():  # it is kept for later edits
+        summed.extend(keys, count, block, name)
     return summed, make(summed.moment)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from jeep_core.moments.source import BATCH_TOKENS
 from jeep_core.sizing import gradients
 from jeep_core.sizing.architecture import BYTES, Architecture
-from jeep_core.sizing.demand import Editing, Settings, Workload
-from jeep_core.sizing.operations import KL_TOKENS, segment_tokens
+from jeep_core.sizing.demand import Editing, Settings, Workload, Written
+from jeep_core.sizing.operations import KL_TOKENS, read_tokens, segment_tokens
 from jeep_core.updates.operations import block_of, dense_form_operations, small_form_operations
+from jeep_core.values.defaults import READ_ROWS
 
 SINGLE, DOUBLE = 4, 8
 MAKING_A_FACTOR = {"cpu": 20, "cuda": 12}
@@ -143,7 +144,7 @@ def factors_kept(arch: Architecture, editing: Editing, load: Workload, settings:
 
 
 def writing(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:
-    """Beside the kept factors: one that is made, or the system, or float64 matrices; and keys."""
+    """Beside the kept factors: one that is made, or the system, or float64 matrices; and rows."""
     key = max((arch.key_size(one) for one in editing.matrices), default=0)
     if not key:
         return 0.0
@@ -156,7 +157,41 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
     system = DOUBLE * (key * (4 * n + 3 * m) + 2 * n**2 if small else 2 * key**2 + 2 * key * n)
     matrix = 3 * DOUBLE * arch.d * key
     updates = SINGLE * m * (arch.d + 2 * key) * len(editing.matrices)
-    return max(making, system, matrix) + updates
+    read = max(reading(arch, editing, region, load, settings) for region in editing.regions)
+    kept = max(rows_kept(arch, editing, region, load, settings) for region in editing.regions)
+    return max(making + kept, system + kept, matrix + kept, read) + updates
+
+
+def rows_kept(
+    arch: Architecture, editing: Editing, region: Written, load: Workload, settings: Settings
+) -> float:
+    """The bytes that are kept of all rows of all facts until a region is written.
+
+    They are the states that enter the block that is read, within the bound on them, and masks.
+    """
+    weight, tokens, rows = BYTES[settings.dtype], read_tokens(region, load), _rows(editing, load)
+    states = rows * tokens * arch.d * weight
+    if settings.edit_bytes is not None:
+        states = min(states, settings.edit_bytes)
+    return states + rows * tokens * (load.prefix + tokens) * weight
+
+
+def reading(
+    arch: Architecture, editing: Editing, region: Written, load: Workload, settings: Settings
+) -> float:
+    """The most while a layer is read: these, the keys of all rows as they are put in order, and the
+    activations of a batch of rows with the keys and values before them.
+    """
+    weight, tokens, rows = BYTES[settings.dtype], read_tokens(region, load), _rows(editing, load)
+    keys = 2 * SINGLE * rows * arch.key_size(region.attention)
+    given = load.prefix * len(region.layers) * 2 * arch.kv_heads * arch.head_size
+    batch = min(rows, READ_ROWS) * (tokens * (3 * arch.d_ff + 6 * arch.d) + given) * weight
+    return rows_kept(arch, editing, region, load, settings) + keys + batch
+
+
+def _rows(editing: Editing, load: Workload) -> int:
+    """Rows of the facts that are written together."""
+    return editing.rows * (1 if editing.one_by_one else load.facts)
 
 
 def values(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:

@@ -12,7 +12,7 @@ from math import ceil
 
 from jeep_core.moments.source import PANELS
 from jeep_core.sizing.architecture import BYTES, Architecture
-from jeep_core.sizing.demand import Editing, Settings, Workload
+from jeep_core.sizing.demand import Editing, Settings, Workload, Written
 from jeep_core.updates.operations import block_of, dense_form_operations, small_form_operations
 
 PREFIX_TOKENS = 10
@@ -103,7 +103,7 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
     weight, work = BYTES[settings.dtype], Work()
     rounds, together = (load.facts, 1) if editing.one_by_one else (1, load.facts)
     for region in editing.regions:
-        tokens = load.left + 1 if region.at_subject else load.tokens - load.answer + 1
+        tokens = read_tokens(region, load)
         first, last = region.layers[0], region.layers[-1]
         # blocks that one row or another runs: up to the region once, then from layer to layer
         depth = float(editing.rows * first)
@@ -122,6 +122,11 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
         per_matrix += Work(double=4 * together * arch.d * key, stored_bytes=arch.d * key * weight)
         work += Work(matrix=runs, read_bytes=reads) + per_matrix.times(len(region.layers))
     return work.times(rounds)
+
+
+def read_tokens(region: Written, load: Workload) -> float:
+    """Tokens of a row after its prefix, up to the one that is read."""
+    return load.left + 1 if region.at_subject else load.tokens - load.answer + 1
 
 
 def _solve(key: int, m: int, earlier: int, d: int, settings: Settings) -> Work:

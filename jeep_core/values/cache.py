@@ -31,8 +31,11 @@ from jeep_core.values.optimiser import optimise
 
 CHUNK_FACTS = 128
 """Facts optimised between two writes to the folder."""
-FORMAT = 2
-"""Raise it when value optimisation changes its results: kept values are then ignored."""
+FORMAT = 3
+"""To be raised with every change after which the same facts and objective give other values: of
+loss, limits, steps, where to stop, order of texts, or type or order of the sums (fused parts, too).
+Values kept before are ignored then; else an edit would get those of an earlier release.
+"""
 
 OfFact = dict[str, torch.Tensor]
 """One fact's part of the tensors in ``Values``, by field."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+READ_ROWS = 256
+"""Rows that run together where keys and states of facts are read."""
+
 
 def facts_together(device: str) -> int:
     """The number of facts that are optimised together at most, on a device of this type."""

@@ -4,7 +4,8 @@ A region is written block by block from below.  To read block l, blocks below l 
 from the embedding: their matrices have not changed since block l - 1 was read, but for that of
 block l - 1 itself.  So the states that enter a block are kept for all rows, and each block that
 is left behind runs once more, with its new matrix.  The same operations on the same shapes as
-from the embedding give the same bits.
+from the embedding give the same bits.  Where that would be too much memory, the states of some rows
+are not kept, and these run from the embedding each time.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ import torch
 from jeep_core.models.fused.twin import Twin
 from jeep_core.models.masks import Attention
 from jeep_core.models.post_mlp_norm import back_through_norm
-from jeep_core.models.token_rows import GivenPast, Leading, leading_rows, stack_rows
+from jeep_core.models.token_rows import GivenPast, Leading, Past, leading_rows, stack_rows
 from jeep_core.models.views import ModelView, block_output, hooked, middle_part, mlp_only_at
 from jeep_core.spec.matrices import Place, layer_of
 from jeep_core.spec.positions import PromptTokens
+from jeep_core.values.defaults import READ_ROWS
 
 Position = Literal["subject_last", "prediction"]
 FactRows = Sequence[Sequence[PromptTokens]]
 """One list of rows per fact, the empty prefix first."""
-BATCH_ROWS = 256
 
 
 @dataclass
@@ -36,7 +37,8 @@ class _Batch:
 
     ``ids``, ``positions`` (r, t); ``group`` (r,) number of the row's prefix; ``at`` (r,) column
     that is read; ``mask`` as the backbone takes it; ``twin`` runs them, if it is given; ``states``
-    (r, t, d) entering the block that the reader is at, None at the embedding.
+    (r, t, d) entering the block that the reader is at, None at the embedding and where they are not
+    kept (``climbs``).
     """
 
     ids: torch.Tensor
@@ -46,6 +48,7 @@ class _Batch:
     mask: Any
     twin: Twin | None
     states: torch.Tensor | None = None
+    climbs: bool = True
 
 
 class RegionReader:
@@ -54,6 +57,7 @@ class RegionReader:
     Between two readings of a layer and a higher one, matrices of the former may be written, and
     no others.  ``last``: the block whose states are read.  ``at_projection``: states are outputs
     of its MLP's output projection.  Rows after prefixes are run by ``twin``, if it is given.
+    ``memory_bytes`` bounds the states that are kept, None: all are.
     """
 
     @torch.no_grad()
@@ -66,6 +70,7 @@ class RegionReader:
         *,
         at_projection: bool = False,
         twin: Twin | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         self.view, self.last, self.at_projection = view, last, at_projection
         self.attention = Attention.of(view.base)
@@ -74,6 +79,7 @@ class RegionReader:
         groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
         self._lead = leading_rows(view, groups)
         self._lead_states: torch.Tensor | None = None  # (g, c, d)
+        self._lead_past = Past()  # of all blocks so far
         self._leading = self._run_leading(0)
         cut = [
             # nothing right of the position that is read can reach it
@@ -85,6 +91,11 @@ class RegionReader:
         self._others: list[_Batch] = []
         if len(groups) > 1:
             self._others, self._others_order = self._batches(cut, range(1, len(groups)), twin)
+        kept, token = 0, view.base.hidden_size * view.base.dtype.itemsize
+        for batch in (*self._plain, *self._others):
+            size = batch.ids.numel() * token
+            batch.climbs = memory_bytes is None or kept + size <= memory_bytes
+            kept += size if batch.climbs else 0
 
     # ------------------------------------------------------------ what is read
 
@@ -193,7 +204,7 @@ class RegionReader:
         own = [len(row.ids) - self._lead.lengths[group] for row, group in rows]
         # rows of like length share a batch, so that little is padded
         order = sorted(range(len(rows)), key=lambda i: own[i])
-        parts = [order[n : n + BATCH_ROWS] for n in range(0, len(order), BATCH_ROWS)]
+        parts = [order[n : n + READ_ROWS] for n in range(0, len(order), READ_ROWS)]
         return [self._batch([rows[i] for i in part], twin) for part in parts], order
 
     def _batch(self, rows: Sequence[tuple[PromptTokens, int]], twin: Twin | None) -> _Batch:
@@ -212,10 +223,11 @@ class RegionReader:
         return self.view if batch.twin is None else batch.twin.now()
 
     def _run(self, batch: _Batch, view: ModelView, until: int) -> None:
-        """Run a batch from the block that the reader is at through block ``until``."""
-        past = self._leading.past_of(batch.group, range(self.layer, until + 1))
+        """Run a batch through block ``until``, from the one that the reader is at if it climbs."""
+        first = self.layer if batch.climbs else 0
+        past = self._leading.past_of(batch.group, range(first, until + 1))
         with nullcontext() if batch.twin is None else batch.twin.products():
-            middle_part(view, self.layer, until)(
+            middle_part(view, first, until)(
                 **_entering(batch.ids, batch.states),
                 attention_mask=batch.mask,
                 position_ids=batch.positions,
@@ -235,11 +247,13 @@ class RegionReader:
             yield
 
     def _climb_to(self, layer: int) -> None:
-        """Bring the states of all rows to where they enter block ``layer``."""
+        """Bring the states that are kept to where they enter block ``layer``."""
         if layer == self.layer:
             return
         self._leading = self._run_leading(layer)
         for batch in (*self._plain, *self._others):
+            if not batch.climbs:
+                continue
             left: list[torch.Tensor] = []
             view = self._view_of(batch)
             with self._kept(view, layer - 1, left):
@@ -248,9 +262,10 @@ class RegionReader:
         self.layer = layer
 
     def _run_leading(self, layer: int) -> Leading:
-        """Keys and values of the leading tokens in all blocks from here through ``last``.
+        """Keys and values of the leading tokens in all blocks through ``last``.
 
-        The states (g, c, d) that enter block ``layer`` are kept.
+        Those in blocks below the one that the reader is at are as they were.  The states (g, c, d)
+        that enter block ``layer`` are kept.
         """
         lead = self._lead
         nothing = lead.nothing(self.view, self.last)
@@ -268,7 +283,8 @@ class RegionReader:
             )
         if moves:
             [self._lead_states] = left
-        return Leading(lead.lengths, cache.kept)
+        self._lead_past |= cache.kept
+        return Leading(lead.lengths, self._lead_past)
 
 
 def _at(states: torch.Tensor, row: torch.Tensor, place: torch.Tensor) -> torch.Tensor:

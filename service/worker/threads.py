@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from jeep_core.models.loading import LoadedModel
+from jeep_core.moments.threads import fewer_threads
 
 SMALL_MODEL = 100_000_000
 """Parameters up to which one thread is fastest for work too short to be split."""
@@ -88,17 +89,15 @@ def edit_threads(base: LoadedModel, facts: int) -> Iterator[int]:
 
     Passes over a few facts gain little from a second thread: on a CPU they take half of those that
     there are, of a small model one.  The same batch always takes the same number, whatever else
-    runs, as sums of floating-point numbers depend on it.
+    runs, as sums of floating-point numbers depend on it.  What is kept for later edits is made with
+    all of them.
     """
     every = torch.get_num_threads()
     own = every
     if facts <= FEW_FACTS and base.device.type == "cpu":
         own = 1 if _small(base) else max(1, every // 2)
-    use_threads(own)
-    try:
+    with fewer_threads(own):
         yield every - own
-    finally:
-        use_threads(every)
 
 
 def _small(base: LoadedModel) -> bool:

@@ -8,6 +8,7 @@ ones, h the number of heads of keys, g that of queries to each, e the head size.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -95,12 +96,16 @@ class _Attend(torch.autograd.Function):
 class GroupedAttention:
     """An attention module's ``forward`` with these steps, for rows after `GivenPast`.
 
-    Any other call is the module's own.
+    Any other call is the module's own.  The module holds this, so this holds parts of it and a
+    weak reference: a model that nobody uses any more is freed at once, with all its matrices.
     """
 
     def __init__(self, module: Any, dtype: torch.dtype) -> None:
-        self.module, self.dtype, self.own = module, dtype, module.forward
+        self._module, self.dtype = weakref.ref(module), dtype
         self.inner = SameInput([module.q_proj, module.k_proj, module.v_proj])
+        self.out, self.head_size = module.o_proj, module.head_dim
+        self.layer, self.scaling = module.layer_idx, module.scaling
+        self.norms = (module.q_norm, module.k_norm) if hasattr(module, "q_norm") else None
 
     def __call__(
         self,
@@ -112,7 +117,10 @@ class GroupedAttention:
     ) -> tuple[torch.Tensor, None]:
         """States (n, q, d) of ``hidden_states`` (n, q, d); ``attention_mask`` (n, 1, q, s + q)."""
         if type(cache) is not GivenPast or cache.keep or attention_mask is None:
-            passed: tuple[torch.Tensor, None] = self.own(
+            module = self._module()
+            assert module is not None  # it is what is being called
+            passed: tuple[torch.Tensor, None] = type(module).forward(
+                module,
                 hidden_states=hidden_states,
                 position_embeddings=position_embeddings,
                 attention_mask=attention_mask,
@@ -120,19 +128,18 @@ class GroupedAttention:
                 **more,
             )
             return passed
-        module = self.module
-        shape = (*hidden_states.shape[:-1], -1, module.head_dim)
+        shape = (*hidden_states.shape[:-1], -1, self.head_size)
         parts = torch.split(self.inner(hidden_states), self.inner.sizes, dim=-1)
         queries, keys, values = (part.reshape(shape) for part in parts)
-        if hasattr(module, "q_norm"):
-            queries, keys = module.q_norm(queries), module.k_norm(keys)
+        if self.norms is not None:
+            queries, keys = self.norms[0](queries), self.norms[1](keys)
         # (n, q, 1, e)
         turn = tuple(part.unsqueeze(2).float() for part in position_embeddings)
-        past = cache.past[module.layer_idx]
+        past = cache.past[self.layer]
         states = _Attend.apply(  # type: ignore[no-untyped-call]
-            queries, keys, values, turn, past, attention_mask, module.scaling, self.dtype
+            queries, keys, values, turn, past, attention_mask, self.scaling, self.dtype
         )
-        return module.o_proj(states), None
+        return self.out(states), None
 
 
 def may_be_grouped(module: nn.Module) -> bool:

@@ -57,16 +57,19 @@ class _Gate(torch.autograd.Function):
 
 
 class GatedMlp:
-    """A gated MLP's ``forward``; its output projection is called, so that hooks on it act."""
+    """A gated MLP's ``forward``; its output projection is called, so that hooks on it act.
+
+    It holds parts of the module, never the module, which holds it.
+    """
 
     def __init__(self, module: Any, activation: Activation) -> None:
-        self.module, self.activation = module, activation
+        self.out, self.activation = module.down_proj, activation
         self.inner = SameInput([module.gate_proj, module.up_proj])
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Outputs (…, d) for ``hidden_states`` (…, d)."""
         inner = _Gate.apply(self.inner(hidden_states), self.activation)  # type: ignore[no-untyped-call]
-        out: torch.Tensor = self.module.down_proj(inner)
+        out: torch.Tensor = self.out(inner)
         return out
 
 

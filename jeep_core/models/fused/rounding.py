@@ -84,7 +84,7 @@ class _Made:
 
 
 class _Kept:
-    """What is kept of a model's tensors, by their ``ids``; ``lock`` is for its users' threads."""
+    """Copies of a model's tensors, by their ``ids``; ``lock`` is for its users' threads."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
         self.ids = {id(tensor) for tensor in tensors}
@@ -109,7 +109,7 @@ def _rounded_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """The parameters of a model that `in_bfloat16` rounds."""
     for module in model.modules():
         if isinstance(module, nn.Linear) or is_transposed(module):
-            some = (module.weight, module.bias)
+            some: tuple[Any, ...] = (module.weight, module.bias)
             yield from (one for one in some if one is not None and one.dtype != torch.bfloat16)
 
 

@@ -49,5 +49,7 @@ class EditingFields(BaseSettings):
         default=8192, description="Memory for second moments and their factors."
     )
     edit_memory_mb: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Bound on what value optimisation holds; default: none."
+        default=None,
+        description="Bound on what value optimisation holds, and the states that writing keeps; "
+        "default: none.",
     )

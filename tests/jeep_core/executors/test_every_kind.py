@@ -24,6 +24,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments import cache as moments_cache
 from jeep_core.moments import sums as moment_sums
+from jeep_core.moments import unfinished
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.probe import readings
@@ -221,8 +222,8 @@ def test_a_pass_that_was_ended_goes_on_from_the_blocks_that_workers_have_summed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(moments_cache, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(moments_cache, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(unfinished, "SAVING_SHARE", 1e9)
     whole = Moments(model, tiny.TEXTS, 900).sums([1])
 
     def report(name: str, done: int, total: int) -> None:

@@ -15,6 +15,7 @@ from jeep_core.errors import JeepError, MissingMoments
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments import cache as moments_module
 from jeep_core.moments import sums as moment_sums
+from jeep_core.moments import unfinished
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import MomentSource
 from jeep_core.monitor import Monitor
@@ -101,8 +102,8 @@ def test_a_pass_that_was_killed_goes_on_with_the_same_bits(
 ) -> None:
     monkeypatch.setattr(moments_module, "BATCH_TOKENS", 60)
     monkeypatch.setattr(moment_sums, "BLOCK_TOKENS", 100)
-    monkeypatch.setattr(moments_module, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(moments_module, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(unfinished, "SAVING_SHARE", 1e9)
     monkeypatch.setattr(moments_module, "GRADIENT_LOGITS", 1)
     monkeypatch.setattr(moments_module, "GRADIENT_TOKENS", 40)
     whole = Moments(gptj, tiny.TEXTS, 3 * SAMPLES)

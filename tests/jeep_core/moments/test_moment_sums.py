@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from dataclasses import replace
@@ -19,6 +20,7 @@ from jeep_core.executors.work import Bench, Work
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments import cache as moments_module
 from jeep_core.moments import sums as moment_sums
+from jeep_core.moments import unfinished
 from jeep_core.moments.cache import Moments, keep
 from jeep_core.moments.sums import (
     BlockSum,
@@ -56,8 +58,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many batches, a block every few of them, saved whenever one ends."""
     monkeypatch.setattr(moments_module, "BATCH_TOKENS", 60)
     monkeypatch.setattr(moment_sums, "BLOCK_TOKENS", 100)
-    monkeypatch.setattr(moments_module, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(moments_module, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(unfinished, "SAVING_SHARE", 1e9)
 
 
 class Elsewhere:
@@ -238,6 +240,55 @@ def test_a_shard_is_resumed_as_well(gptj: LoadedModel, small_blocks: None, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pass_whose_sums_so_far_are_damaged_begins_again(
+    gptj: LoadedModel, small_blocks: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, moments = (Moments(gptj, tiny.TEXTS, folder=where) for where in (None, tmp_path))
+    whole.ensure([1])
+    with pytest.raises(Killed):
+        moments.ensure([1], monitor=kill_at(9))
+    [left] = tmp_path.iterdir()
+    with left.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"gone")
+    moments.ensure([1])
+    assert torch.equal(moments.factor(1).moment, whole.factor(1).moment)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{left} holds no sums of second moments")
+    assert said.endswith("the pass begins again")
+    assert left not in tmp_path.iterdir()
+
+
+def test_sums_that_cannot_be_read_now_stay(
+    gptj: LoadedModel, small_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = Moments(gptj, tiny.TEXTS, folder=tmp_path)
+    with pytest.raises(Killed):
+        moments.ensure([1], monitor=kill_at(9))
+
+    def denied(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment_sums, "load_whole", denied)
+        with pytest.raises(PermissionError):
+            moments.ensure([1])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_sums_that_were_given_up_go_when_a_pass_ends(
+    gptj: LoadedModel, small_blocks: None, tmp_path: Path
+) -> None:
+    for layer in (0, 2):
+        with pytest.raises(Killed):
+            Moments(gptj, tiny.TEXTS, folder=tmp_path).ensure([layer], monitor=kill_at(9))
+    old, new = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    os.utime(old, (0, 0))
+    moments = Moments(gptj, tiny.TEXTS, folder=tmp_path)
+    moments.ensure([1])
+    assert set(tmp_path.iterdir()) == {new, moments.path(1)}
+
+
 def test_a_pass_over_other_text_starts_again(
     gptj: LoadedModel, small_blocks: None, tmp_path: Path
 ) -> None:
@@ -253,7 +304,7 @@ def test_a_pass_over_other_text_starts_again(
 def test_sums_are_saved_at_intervals_only(
     gptj: LoadedModel, small_blocks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moments_module, "SAVE_EVERY_S", 3600.0)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY_S", 3600.0)
     with pytest.raises(Killed):
         Moments(gptj, tiny.TEXTS, folder=tmp_path).ensure([1], monitor=kill_at(9))
     assert list(tmp_path.iterdir()) == []

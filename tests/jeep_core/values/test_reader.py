@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 from support.library import tiny
+from support.library.closed_form import JEEP, context_of
 
+from jeep_core.editing import run_editor
+from jeep_core.editors import base as base_module
 from jeep_core.models.delta import Update
 from jeep_core.models.fused.twin import Twin
 from jeep_core.models.loading import LoadedModel
@@ -15,6 +18,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.spec.positions import fact_rows
+from jeep_core.values import reader as reader_module
 from jeep_core.values.reader import FactRows, RegionReader
 
 PREFIXES = ("", "The river is wide and the land around it is old", "Because")
@@ -64,6 +68,60 @@ def test_a_reader_that_climbs_reads_the_bits_of_one_that_begins_at_the_embedding
         write(view, layer, seed=layer)
     assert torch.equal(reader.states(), RegionReader(view, rows, position, LAST).states())
     assert not torch.equal(reader.states(), before[1])
+
+
+def held(reader: RegionReader) -> list[int]:
+    """The bytes of the states that are kept, batch by batch."""
+    batches = (*reader._plain, *reader._others)
+    return [0 if one.states is None else one.states.nbytes for one in batches]
+
+
+@pytest.mark.parametrize("position", ["subject_last", "prediction"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_bounded_memory_changes_no_bit(
+    model: LoadedModel, position: Any, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows whose states are not kept run from the embedding, after the same leading tokens."""
+    monkeypatch.setattr(reader_module, "READ_ROWS", 2)
+    view, rows = ModelView(model), rows_of(model)
+    whole = RegionReader(view, rows, position, LAST)
+    whole.read(1)
+    limit = int(share * sum(held(whole)))
+    whole = RegionReader(view, rows, position, LAST)
+    bounded = RegionReader(view, rows, position, LAST, memory_bytes=limit)
+    for layer in range(LAST + 1):
+        for one, other in zip(bounded.read(layer), whole.read(layer), strict=True):
+            assert torch.equal(one, other)
+        write(view, layer, seed=layer)
+        assert sum(held(bounded)) <= limit
+    assert any(held(bounded)) == bool(share)
+    assert 0 in held(bounded)
+    assert 0 not in held(whole)
+    assert torch.equal(bounded.states(), whole.states())
+
+
+def test_an_edit_keeps_as_many_states_as_its_memory_allows(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is the same edit, with the same values."""
+    made: list[RegionReader] = []
+
+    class Watched(RegionReader):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            made.append(self)
+
+    monkeypatch.setattr(base_module, "RegionReader", Watched)
+    context = context_of(gptj)
+    objective = base_module.objective_for("jeep", JEEP)
+    assert objective is not None
+    values = context.optimised(objective)
+    whole, bounded = (
+        run_editor("jeep", context_of(gptj, values=values, memory_bytes=limit), JEEP)[1]
+        for limit in (None, 0)
+    )
+    assert whole.weights_sha256() == bounded.weights_sha256()
+    assert [any(held(reader)) for reader in made] == [True, True, False, False]
 
 
 def test_layers_may_be_left_out_and_attention_written(model: LoadedModel) -> None:

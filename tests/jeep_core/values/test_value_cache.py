@@ -137,6 +137,27 @@ def test_the_key_of_a_value_names_everything_it_depends_on(
     assert set_key(llama, objective_of("memit", MEMIT)) != key
 
 
+def test_values_of_another_format_are_not_read(
+    gptj: LoadedModel, tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts, objective = facts_of(gptj), objective_of("jeep", JEEP)
+    for number in (1, 2, 2):
+        monkeypatch.setattr(value_cache, "FORMAT", number)
+        ValueCache(tmp_path).values(gptj, facts, objective)
+    assert counted == [3, 3]
+
+
+def test_results_are_those_of_the_format(gptj: LoadedModel) -> None:
+    """If this fails, results have changed: raise ``FORMAT`` and write the new ones here."""
+    found = ValueCache().values(gptj, facts_of(gptj), objective_of("jeep", JEEP))
+    assert found.high is not None
+    assert value_cache.FORMAT == 3
+    figures = found.low.norm(dim=1), found.high.norm(dim=1), found.losses
+    assert torch.stack(figures).flatten().tolist() == pytest.approx(
+        [14.3408, 13.5435, 15.9422, 16.6367, 20.7446, 21.5986, 5.95047, 3.77232, 4.77400], rel=1e-3
+    )
+
+
 def test_a_fact_after_other_prefixes_has_another_key(gptj: LoadedModel) -> None:
     fact = facts_of(gptj)[0]
     fewer = FactTokens(fact.rows[:2], fact.kl)

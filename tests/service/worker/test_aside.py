@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.library import tiny
 
+from jeep_core.moments.threads import every_thread
 from jeep_core.monitor import Cancelled
 from service.worker import threads
 from service.worker.aside import aside
@@ -79,6 +80,7 @@ def test_a_few_facts_leave_threads_for_other_work(
     try:
         with edit_threads(tiny.random_model("llama"), facts) as free:
             assert torch.get_num_threads() == own
+            assert every_thread() == every  # for what later edits find as well
             assert free == every - own
         assert torch.get_num_threads() == every
     finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -248,6 +249,43 @@ def test_rounded_matrices_of_a_large_model_go_with_their_edit(
     monkeypatch.setattr(rounding, "KEPT_BYTES", 1000)
     first = Twin(ModelView(base)).now()
     assert matrices(first)[HEAD] != matrices(Twin(ModelView(base)).now())[HEAD]
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """Nothing is freed in the block but what nobody refers to any more."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("kept_bytes", [rounding.KEPT_BYTES, 0])
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_a_twin_goes_with_its_last_user(
+    family: str, kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the garbage collector, which may come many edits later."""
+    monkeypatch.setattr(rounding, "KEPT_BYTES", kept_bytes)
+    base = tiny.random_model(family)
+    name, _ = max(ModelView(base).model.named_parameters(), key=lambda pair: ".mlp." in pair[0])
+    with no_collector():
+        view = ModelView(base)
+        view.replace(name, view.parameter(name) + 1)
+        run = Twin(view).now()
+        modules = [weakref.ref(module) for module in run.model.modules()]
+        edited = weakref.ref(run.model.get_parameter(name))
+        rounded = [
+            weakref.ref(one) for one in run.model.parameters() if one.dtype == torch.bfloat16
+        ]
+        assert kinds(run) == kinds(fused(base))
+        del view, run
+        assert not any(module() is not None for module in modules)
+        assert edited() is None
+        # with room for them, those of the base model serve the next edit
+        assert any(one() is not None for one in rounded) == bool(kept_bytes)
 
 
 def test_what_is_kept_of_a_model_goes_with_it() -> None:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
+from jeep_core.executors.threads import use_threads
 from jeep_core.monitor import stop_if
-from service.worker.threads import use_threads
 
 T = TypeVar("T")
 

@@ -68,16 +68,6 @@ def default_threads(quota: float | None) -> int:
     return most if quota is None else max(1, min(most, int(quota)))
 
 
-def use_threads(count: int) -> None:
-    """Set how many threads the matrix products of the calling thread may use.
-
-    torch keeps the number per thread, but a thread that has not read it yet adopts, at its
-    first product, the last one set anywhere; so it is read first.
-    """
-    torch.get_num_threads()
-    torch.set_num_threads(count)
-
-
 def decode_threads(base: LoadedModel) -> int | None:
     """Threads of the decoding thread's matrix products; None leaves torch's own number."""
     return 1 if _small(base) else None

@@ -8,13 +8,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 from pydantic import BaseModel
 
+from jeep_core.executors.threads import use_threads
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.ops import logs, tracing
 from service.queue import RequestQueue
 from service.worker.decoding.replies import error_reply
 from service.worker.failures import Refused
 from service.worker.lanes.generation_lane import LEAVERS_S, GenerationLane
-from service.worker.threads import use_threads
 from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 import torch
 
 from jeep_core.errors import is_out_of_memory, reason_of
+from jeep_core.executors.threads import use_threads
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.jobs import now
 from service.contracts.schemas.worker import WorkerState
@@ -37,7 +38,7 @@ from service.worker import metrics
 from service.worker.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.request_lane import RequestLane
-from service.worker.threads import cpu_quota, decode_threads, default_threads, use_threads
+from service.worker.threads import cpu_quota, decode_threads, default_threads
 from service.worker.versions.explaining import Explanations
 from service.worker.versions.requests import VersionRequests
 from service.worker.versions.views import VersionViews

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from jeep_core.errors import Coded, JeepError, reason_of
+from jeep_core.executors.threads import use_threads
 from service.contracts.jobs import now
 from service.contracts.schemas.access import AuditEntry
 from service.contracts.schemas.targets import TargetError, TargetRecord
@@ -28,7 +29,6 @@ from service.worker.targets.connection import Connection, TargetFailed
 from service.worker.targets.kinds import SERVERS
 from service.worker.targets.sync import Sync
 from service.worker.targets.workshop import Workshop
-from service.worker.threads import use_threads
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from support.service.played_worker.worker import PlayedWorker
 from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.errors import Cancelled, MissingMoments
 from jeep_core.evaluation.perplexity import perplexity
+from jeep_core.executors.threads import use_threads
 from jeep_core.models import views as views_module
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.loading import LoadedModel, load
@@ -42,7 +43,6 @@ from service.worker.editing import measured as measured_module
 from service.worker.kinds import edits as edits_module
 from service.worker.lanes import control as control_module
 from service.worker.lanes.control import JobControl
-from service.worker.threads import use_threads
 
 
 @pytest.fixture(scope="module")

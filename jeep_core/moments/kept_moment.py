@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,8 +13,9 @@ from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError, is_out_of_memory, is_passing
 from jeep_core.moments.threads import all_threads
+from jeep_core.moments.unfinished import GIVEN_UP_S
 from jeep_core.storage.files import load_whole, save_whole
-from jeep_core.storage.looking import present
+from jeep_core.storage.looking import listed, present
 from jeep_core.updates.cholesky import check_moment, cholesky
 
 log = logging.getLogger(__name__)
@@ -133,7 +136,22 @@ class KeptMoment:
         large = len(lower) >= KEPT_ON_DISK_FROM and lower.device.type == "cpu"
         if keep and self._path is not None and large and dtype is torch.float64:
             save_whole(self._path, {"upper": lower.mT.contiguous()})
+            _remove_others(self._path)
         return lower
+
+
+def _remove_others(path: Path) -> None:
+    """Remove factors of a moment that other numbers of threads made, unless they are new.
+
+    They take 8·d_ff² bytes each; whoever still needs one makes it again.
+    """
+    stem = path.name.rpartition("-")[0]
+    if not stem.startswith("factor-"):
+        return
+    with suppress(OSError):  # the factor that was made is worth more than their room
+        for other in listed(path.parent, f"{stem}*.safetensors"):
+            if other != path and time.time() - other.stat().st_mtime > GIVEN_UP_S:
+                other.unlink(missing_ok=True)
 
 
 def bytes_of(tensor: torch.Tensor) -> int:

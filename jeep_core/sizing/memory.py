@@ -184,7 +184,9 @@ def reading(
     """
     weight, tokens, rows = BYTES[settings.dtype], read_tokens(region, load), _rows(editing, load)
     keys = 2 * SINGLE * rows * arch.key_size(region.attention)
-    given = load.prefix * len(region.layers) * 2 * arch.kv_heads * arch.head_size
+    # the first read climbs from the embedding to the first layer, a later one to the next
+    blocks = max(region.layers[0], len(region.layers))
+    given = load.prefix * blocks * 2 * arch.kv_heads * arch.head_size
     batch = min(rows, READ_ROWS) * (tokens * (3 * arch.d_ff + 6 * arch.d) + given) * weight
     return rows_kept(arch, editing, region, load, settings) + keys + batch
 

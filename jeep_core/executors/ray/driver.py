@@ -237,9 +237,10 @@ class Driver:
         now, over = time.monotonic(), self._flags[STOPPED] >= self._run
         for seat in [*self._seats]:
             prepares = seat.beginning is not None
-            if prepares and seat.stale_since is None:
-                unwanted = over or seat.begun is not self._beginning
-                seat.stale_since = now if unwanted else None
+            if prepares:
+                # a run after it may be on the same version
+                another = seat.begun is not self._beginning and seat.version != self._version
+                seat.stale_since = (seat.stale_since or now) if over or another else None
             limit = PREPARED_S if prepares else STALE_S
             if seat.stale_since is not None and now - seat.stale_since > limit:
                 self._lost(seat, "it went on with work that was given up")
@@ -313,6 +314,8 @@ class Driver:
                 return
             seat.is_ready = True
             seat.place.is_ready()
+            for place in self._places:  # an actor may be placed on any machine: one of them works
+                place.refused = None
             _say(self._pipe, "ready", found[0])
 
     def _lost(self, seat: Seat, why: str, refused: BaseException | None = None) -> None:

@@ -71,16 +71,20 @@ class Rounded:
 
 class _Made:
     """A tensor and its copy in bfloat16.  An id belongs to another tensor after its own's death, so
-    the tensor is held as well."""
+    the tensor is held as well.  Numbers that are written through ``.data`` are not noticed."""
 
     def __init__(self, tensor: torch.Tensor, rounded: torch.Tensor) -> None:
-        self._tensor, self._version = tensor, tensor._version
+        self._tensor, self._was = tensor, _state(tensor)
         self.rounded = nn.Parameter(rounded, requires_grad=False)
 
     @property
     def changed(self) -> bool:
-        """Whether the tensor was written to since."""
-        return self._tensor._version != self._version
+        """Whether the tensor was written to, or moved, since."""
+        return _state(self._tensor) != self._was
+
+
+def _state(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tensor._version, tensor.data_ptr(), tensor.device, tensor.dtype
 
 
 class _Kept:

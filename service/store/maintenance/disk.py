@@ -357,10 +357,17 @@ def _index_of_others(folder: Path) -> str | None:
     if not present(folder / INDEX):
         return "another machine's index is not there"
     with closing(sqlite3.connect(f"file:{quote(str(folder / INDEX))}?mode=rw", uri=True)) as index:
-        late = _late(lambda: float(index.execute("SELECT at FROM beats").fetchone()[0]))
+        late = _late(lambda: _row_of(index))
     if late <= SEEN_S:
         return None
     return f"a row that another machine wrote was seen {late:.1f} s later, or the clocks differ"
+
+
+def _row_of(index: sqlite3.Connection) -> float:
+    row = index.execute("SELECT at FROM beats").fetchone()
+    if row is None:
+        raise OSError("another machine's row is not there")
+    return float(row[0])
 
 
 _CHECKS: tuple[tuple[str, str, Callable[[Path], str | None]], ...] = (

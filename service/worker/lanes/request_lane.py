@@ -58,11 +58,13 @@ class RequestLane:
         Raises:
             RedisError: the queue is unreachable for longer than its client waits.
         """
+        own = use_threads, (self._threads,)
         try:
             with (
-                ThreadPoolExecutor(LOADERS, "loading") as loaders,
-                ThreadPoolExecutor(1, "rollback") as movers,
-                ThreadPoolExecutor(1, "explaining", use_threads, (self._threads,)) as explainers,
+                # else they would take the last number of threads that was set anywhere
+                ThreadPoolExecutor(LOADERS, "loading", *own) as loaders,
+                ThreadPoolExecutor(1, "rollback", *own) as movers,
+                ThreadPoolExecutor(1, "explaining", *own) as explainers,
             ):
                 while not self.stop.is_set():
                     draining = self.drain.is_set()

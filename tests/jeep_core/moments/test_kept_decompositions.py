@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -131,3 +132,23 @@ def test_a_factor_in_a_file_serves_processes_with_as_many_threads(
         _ = ensured().factor(1).lower
     assert made == [1, 3]
     assert len(list(tmp_path.glob("factor-*"))) == 2
+
+
+def test_factors_that_others_made_long_ago_give_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_moment, "KEPT_ON_DISK_FROM", 1)
+    files = {
+        name: tmp_path / f"{name}.safetensors"
+        for name in ("factor-a", "factor-a-2", "factor-a-4", "factor-b-2", "moment-a")
+    }
+    for path in files.values():
+        path.touch()
+        os.utime(path, (0, 0))
+    files["factor-a-4"].touch()
+    rows = torch.randn(2 * D_FF, D_FF, generator=torch.Generator().manual_seed(0))
+    kept_moment.KeptMoment(rows.T @ rows, "x", tmp_path / "factor-a-3.safetensors").lower_in(
+        torch.float64
+    )
+    left = {path.stem for path in tmp_path.iterdir()}
+    assert left == {"factor-a-3", "factor-a-4", "factor-b-2", "moment-a"}

@@ -142,9 +142,41 @@ def test_one_that_never_has_done_with_the_version_of_work_that_was_given_up_is_r
     if how == "ended":
         one._flags[STOPPED] = 1
     else:
-        one._heard("begin", 2, "task", None, "v1")
+        one._heard("begin", 2, "task", None, version("v2"))
     turns(one, 2)
     assert (seat in one._seats) != late
+
+
+def test_one_that_makes_the_version_that_the_next_run_needs_goes_on(
+    driver: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = driver
+    seat = prepares(one, 1)
+    monkeypatch.setattr(module, "PREPARED_S", 1000.0)
+    one._flags[STOPPED] = 1
+    turns(one, 2)
+    assert seat.stale_since is not None
+    one._heard("begin", 2, "task", None, seat.version)
+    monkeypatch.setattr(module, "PREPARED_S", -1.0)
+    turns(one, 2)
+    assert seat in one._seats
+
+
+def test_refusals_of_long_ago_do_not_fail_a_job(driver: Played, clock: list[float]) -> None:
+    """A place is no machine: an actor may be placed where another one was refused."""
+    one, pipe = driver
+    first, other = one._seats
+    refuses(one, first)
+    is_ready(one, other)
+    other.place.deaths = 0
+    one._lost(other, "its machine was taken away")
+    clock[0] += LONGEST_PAUSE_S
+    one._fill()
+    said(pipe)
+    refuses(one, next(seat for seat in one._seats if seat.place is other.place))
+    assert "refused" not in [kind for kind, *_ in said(pipe)]
+    refuses(one, next(seat for seat in one._seats if seat.place is first.place))
+    assert "refused" in [kind for kind, *_ in said(pipe)]
 
 
 def test_one_that_has_done_with_it_in_time_has_as_much_time_for_a_unit(

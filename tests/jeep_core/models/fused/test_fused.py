@@ -240,6 +240,10 @@ def test_a_matrix_that_was_written_to_in_place_is_rounded_again() -> None:
     assert torch.equal(found, weight.to(torch.bfloat16))
     name = "model.layers.1.mlp.down_proj.weight"
     assert matrices(second)[name] == matrices(first)[name]
+    # as a model is that is moved to another device: the parameter is the same object
+    weight.data = weight.data + 1
+    third = Twin(ModelView(base)).now().model.get_parameter("model.layers.2.mlp.down_proj.weight")
+    assert torch.equal(third, weight.to(torch.bfloat16))
 
 
 def test_rounded_matrices_of_a_large_model_go_with_their_edit(

@@ -168,7 +168,7 @@ class Worker:
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
 
         def takes() -> bool:
-            return self._takes(members, answers, asked.instance)
+            return self._takes(members, answers)
 
         def shares() -> bool:
             return not self.stop.is_set() and writer_measures(self.settings, members)
@@ -226,14 +226,14 @@ class Worker:
             return EXIT_AGAIN
         return lanes.exit_code
 
-    def _takes(self, members: Members, answers: Answering, instance: str) -> bool:
+    def _takes(self, members: Members, answers: Answering) -> bool:
         """Whether it takes requests that all may answer.
 
         One that is alone goes on taking while a step is long: explanations are made meanwhile.
         """
         if self.stop.is_set() or not writer_answers(self.settings, members):
             return False
-        return not (answers.pauses and members.is_another_able(instance))
+        return not (answers.pauses and members.is_follower_taking())
 
     def _wait(self, store: Store) -> bool:
         """Wait until asked to stop, or until another store lies in the folder: whether it does."""

@@ -294,8 +294,10 @@ class Follower:
         """Whether it takes requests that all may answer: where it cannot now, another does."""
         if self._state != "ready" or self._left_behind(members, head):
             return False
-        answers_now = head.served and not self._answering.pauses
-        return answers_now or not members.is_another_able(instance)
+        pauses = self._answering.pauses
+        if head.served and not pauses:
+            return True
+        return not members.is_another_for(instance, pauses)
 
     def _left_behind(self, members: Members, head: FollowedHead) -> bool:
         """Whether head is elsewhere now and cannot be fetched: others are to be asked then."""

@@ -51,11 +51,16 @@ class Played:
     def __init__(self, client: Redis, name: str, **described: object) -> None:
         self.client, self.name = client, name
         known = {"instance": name, "pid": 1, "model": "m", "started_at": now(), "head": "v0"}
-        beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
-        self.heart = Heartbeat(client, KEYS, lambda: beat)
+        self.beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
+        self.heart = Heartbeat(client, KEYS, lambda: self.beat)
         self.heart.start()
         self.living.append(self)
-        self.queue = RequestQueue(client, KEYS, name, writer=beat.role == "writer")
+        self.queue = RequestQueue(client, KEYS, name, writer=self.beat.role == "writer")
+
+    def says(self, **described: object) -> None:
+        """Send a heartbeat that says something else."""
+        self.beat = self.beat.model_copy(update=described)
+        self.heart.beat()
 
     async def takes(self) -> WorkerRequest:
         """The next request that comes to it."""
@@ -335,6 +340,22 @@ async def test_a_burst_for_a_version_that_nobody_has_is_not_one_workers(
         asking.append(asyncio.ensure_future(answer(api, asked_for(pinned="v7"))))
         found = await asked_at(client, names, sent)
     assert max(found.values()) == OVERFLOW + 1
+    await end(asking)
+
+
+async def test_what_a_worker_has_taken_of_this_api_counts_once(
+    api: AsyncQueue, client: Redis
+) -> None:
+    """Its beat says that it holds what this api has sent to it."""
+    for name in ("one", "two"):
+        Played(client, name, versions=["v0"])
+    having = Played(client, "having", versions=["v0", "v7"])
+    asking = []
+    for sent in range(1, OVERFLOW + 2):
+        asking.append(asyncio.ensure_future(answer(api, asked_for(pinned="v7"))))
+        found = await asked_at(client, ["one", "two", "having"], sent)
+        having.says(load=sent)
+    assert found == {"one": 0, "two": 0, "having": OVERFLOW + 1}
     await end(asking)
 
 

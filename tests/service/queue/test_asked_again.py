@@ -210,10 +210,7 @@ async def test_an_error_that_another_need_not_have_is_no_answer(
     one, two = Played(client, "one"), Played(client, "two", takes=False)
     asking = asyncio.ensure_future(answer(api, asked_for()))
     first = await one.takes()
-    two.queue = RequestQueue(client, KEYS, "two", writer=False)
-    Heartbeat(client, KEYS, lambda: WorkerBeat(
-        instance="two", pid=1, model="m", started_at=now(), role="follower"
-    )).beat()  # fmt: skip
+    two.says(takes=True)
     one.queue.reply(first.id, WorkerReply(event="error", data={"code": code, "message": ""}))
     second = await two.takes()
     two.queue.reply(second.id, result("right"))
@@ -234,6 +231,47 @@ async def test_a_second_try_is_not_left_to_the_worker_that_has_failed(
     assert follower.queue.take(0, 8) == []
     writer.queue.reply((await writer.takes()).id, result("right"))
     assert await asking == [result("right")]
+
+
+@pytest.mark.parametrize(
+    "described", [{"state": "draining"}, {"state": "stuck"}, {"head": None}, {"damaged": ["v0"]}]
+)
+async def test_an_error_is_the_answer_where_the_other_worker_cannot_answer(
+    api: AsyncQueue, client: Redis, described: dict[str, object]
+) -> None:
+    one = Played(client, "one")
+    other = Played(client, "two", takes=False, **described)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    one.queue.reply((await one.takes()).id, error)
+    assert await asking == [error]
+    assert other.queue.take(0, 8) == []
+
+
+async def test_an_error_is_the_answer_if_the_second_worker_is_lost(
+    api: AsyncQueue, client: Redis
+) -> None:
+    one, two = Played(client, "one"), Played(client, "two", takes=False)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    one.queue.reply((await one.takes()).id, error)
+    await two.takes()
+    two.die()
+    assert await asking == [error]
+
+
+async def test_a_second_try_goes_to_a_worker_that_can_answer(
+    api: AsyncQueue, client: Redis
+) -> None:
+    one = Played(client, "one")
+    damaged = Played(client, "damaged", damaged=["v0"])
+    able = Played(client, "able", takes=False, load=3)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    one.queue.reply((await one.takes()).id, error)
+    able.queue.reply((await able.takes()).id, result("right"))
+    assert await asking == [result("right")]
+    assert damaged.queue.take(0, 8) == []
 
 
 async def test_after_a_token_an_error_of_the_worker_is_said_as_it_is(

@@ -56,7 +56,10 @@ def answers_of(still_s: float = 0.0) -> Answering:
 def of(another: bool, followers: list[Any] | None = None) -> Any:
     """The other workers; ``another``: one of them could answer."""
     return SimpleNamespace(
-        is_another_able=lambda than: another, followers=lambda: followers or [], writer=lambda: None
+        is_another_for=lambda follower, pauses: another,
+        is_follower_taking=lambda: another,
+        followers=lambda: followers or [],
+        writer=lambda: None,
     )
 
 
@@ -85,11 +88,11 @@ def test_a_follower_leaves_to_others_what_it_cannot_answer_soon(
 
 def test_so_does_the_writer_and_one_that_is_alone_goes_on() -> None:
     writer, long_step = Worker(Settings(stall_s=STALL_S)), answers_of(4.0)
-    assert writer._takes(of(another=True), answers_of(), "mine")
-    assert not writer._takes(of(another=True), long_step, "mine")
-    assert writer._takes(of(another=False), long_step, "mine")
+    assert writer._takes(of(another=True), answers_of())
+    assert not writer._takes(of(another=True), long_step)
+    assert writer._takes(of(another=False), long_step)
     writer.stop.set()
-    assert not writer._takes(of(another=False), answers_of(), "mine")
+    assert not writer._takes(of(another=False), answers_of())
 
 
 def test_a_worker_says_that_it_hangs_or_drains() -> None:

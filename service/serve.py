@@ -134,7 +134,7 @@ def _serve(
     if ended.is_set():
         _stop(server)
     say(f"listening at {url} (documentation at {url}/docs)")
-    signals.hand_over(server)
+    signals.hand_over(server, worker.hurry)
     replaced = _end_if_replaced(store, server, say)
     server.run(sockets=[sock])
     say("stopping")
@@ -200,6 +200,14 @@ class WorkerProcess:
             except subprocess.TimeoutExpired:
                 process.kill()
         self._thread.join()
+
+    def hurry(self) -> None:
+        """Have a worker that is being stopped not answer first what it has.
+
+        For a signal's handler, which may have interrupted `stop`: it takes no lock.
+        """
+        if self._stopping.is_set() and self._process is not None:
+            self._process.terminate()
 
     def _supervise(self) -> None:
         delay = FIRST_DELAY
@@ -284,19 +292,27 @@ def url_of(host: str, sock: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
+def _nothing() -> None:
+    """Nothing is to be hurried."""
+
+
 class _Signals:
-    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server."""
+    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server, and hurries what
+    is stopped after that.
+    """
 
     def __init__(self) -> None:
         self._server: uvicorn.Server | None = None
+        self._hurry: Callable[[], None] = _nothing
         self._raised = False
 
-    def hand_over(self, server: uvicorn.Server) -> None:
-        self._server = server
+    def hand_over(self, server: uvicorn.Server, hurry: Callable[[], None] = _nothing) -> None:
+        self._server, self._hurry = server, hurry
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self._server is not None:
             self._server.should_exit = True
+            self._hurry()
         elif not self._raised:  # a second Ctrl-C must not interrupt the stopping
             self._raised = True
             raise Stop

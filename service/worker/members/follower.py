@@ -65,12 +65,12 @@ class Follower:
     """The state of the process.  ``run`` blocks until ``stop``, and drains then.
 
     ``stop`` set: nothing new is taken, what was taken is answered, for ``JEEP_DRAIN_S`` at most.
-    ``loading``: as in `service.worker.process.Worker`.
+    ``at_once``, ``loading``: as in `service.worker.process.Worker`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.stop = threading.Event()
+        self.stop, self.at_once = threading.Event(), threading.Event()
         self.loading = False
         self._code = 0
         self._hangs = False
@@ -243,10 +243,10 @@ class Follower:
             beat.beat()
         reads.stop.set()
         head.stop.set()
-        answers.drain(lanes, settings.drain_s)
+        answers.drain(lanes, settings.drain_s, self.at_once)
         if self._hangs:
             os._exit(self._code)
-        lanes.join()
+        answers.join(lanes)
         return self._code or lanes.exit_code
 
     @property

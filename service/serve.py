@@ -134,7 +134,7 @@ def _serve(
     if ended.is_set():
         _stop(server)
     say(f"listening at {url} (documentation at {url}/docs)")
-    signals.hand_over(server, worker.hurry)
+    signals.hand_over(server, worker)
     replaced = _end_if_replaced(store, server, say)
     server.run(sockets=[sock])
     say("stopping")
@@ -202,10 +202,7 @@ class WorkerProcess:
         self._thread.join()
 
     def hurry(self) -> None:
-        """Have a worker that is being stopped not answer first what it has.
-
-        For a signal's handler, which may have interrupted `stop`: it takes no lock.
-        """
+        """End the draining of a worker that is being stopped; for handlers of signals: no lock."""
         if self._stopping.is_set() and self._process is not None:
             self._process.terminate()
 
@@ -292,27 +289,22 @@ def url_of(host: str, sock: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _nothing() -> None:
-    """Nothing is to be hurried."""
-
-
 class _Signals:
-    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server, and hurries what
-    is stopped after that.
-    """
+    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server, then hurries."""
 
     def __init__(self) -> None:
         self._server: uvicorn.Server | None = None
-        self._hurry: Callable[[], None] = _nothing
+        self._worker: WorkerProcess | None = None
         self._raised = False
 
-    def hand_over(self, server: uvicorn.Server, hurry: Callable[[], None] = _nothing) -> None:
-        self._server, self._hurry = server, hurry
+    def hand_over(self, server: uvicorn.Server, worker: WorkerProcess | None = None) -> None:
+        self._server, self._worker = server, worker
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         if self._server is not None:
             self._server.should_exit = True
-            self._hurry()
+            if self._worker is not None:
+                self._worker.hurry()
         elif not self._raised:  # a second Ctrl-C must not interrupt the stopping
             self._raised = True
             raise Stop

@@ -206,7 +206,7 @@ class Asking:
         return self._mailbox_of(next(one for one in order if self._load_of(one) <= most))
 
     def _load_of(self, worker: wire.WorkerBeat) -> int:
-        """What it holds, of which this api has sent a part: its last beat may not count that yet."""
+        """The number of its requests; those that this api has sent its beat may not count yet."""
         return max(worker.load, self._sent[self._mailbox_of(worker)])
 
     def _mailbox_of(self, worker: wire.WorkerBeat) -> str:

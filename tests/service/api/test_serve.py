@@ -119,7 +119,7 @@ def test_a_signal_while_the_worker_is_stopped_is_passed_on(stub: Settings) -> No
     """The first one stops the server, which raises it again when it has ended."""
     worker, signals = supervisor(stub, [], threading.Event()), _Signals()
     process = worker._process = create_autospec(subprocess.Popen, instance=True)
-    signals.hand_over(create_autospec(uvicorn.Server, instance=True), worker.hurry)
+    signals.hand_over(create_autospec(uvicorn.Server, instance=True), worker)
     signals.handle(signal.SIGINT, None)
     process.terminate.assert_not_called()
     process.wait.side_effect = lambda seconds: signals.handle(signal.SIGINT, None)

@@ -25,13 +25,13 @@ from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
 from service.ops.early_worker import EarlyWorker, command_of
+from service.ops.stop_signals import Signals
 from service.serve import (
     STOP_SECONDS,
     ServeError,
     _announce_access,
     _open_store,
     _server,
-    _Signals,
     listening,
     url_of,
 )
@@ -117,9 +117,9 @@ def test_a_worker_is_given_the_time_to_answer_what_it_has(stub: Settings) -> Non
 
 def test_a_signal_while_the_worker_is_stopped_is_passed_on(stub: Settings) -> None:
     """The first one stops the server, which raises it again when it has ended."""
-    worker, signals = supervisor(stub, [], threading.Event()), _Signals()
+    worker, signals = supervisor(stub, [], threading.Event()), Signals()
     process = worker._process = create_autospec(subprocess.Popen, instance=True)
-    signals.hand_over(create_autospec(uvicorn.Server, instance=True), worker)
+    signals.hand_over(create_autospec(uvicorn.Server, instance=True), worker.hurry)
     signals.handle(signal.SIGINT, None)
     process.terminate.assert_not_called()
     process.wait.side_effect = lambda seconds: signals.handle(signal.SIGINT, None)

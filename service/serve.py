@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import FrameType
 from typing import Any
 
 import httpx
@@ -21,6 +20,7 @@ from jeep_core.errors import Coded, is_passing
 from service.ops.early_worker import EarlyWorker, command_of, inherited
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.ops.garbage import postponed
+from service.ops.stop_signals import Signals, Stop, stop_signals
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, trusted_proxies
 from service.store import Store, StoreError, denial, is_denied
 from service.store.store import is_another
@@ -50,10 +50,6 @@ class ServeError(Coded, Exception):
         self.exit_code = exit_code
 
 
-class Stop(BaseException):
-    """SIGINT or SIGTERM arrived while the parts were being started."""
-
-
 def serve(settings: Settings, say: Say, early: EarlyWorker | None = None) -> int:
     """Run everything until SIGINT or SIGTERM; the process's exit code.
 
@@ -65,7 +61,7 @@ def serve(settings: Settings, say: Say, early: EarlyWorker | None = None) -> int
     Raises:
         ServeError: the store or the port is taken, or a part cannot start.
     """
-    with _stop_signals() as signals, ExitStack() as stack:
+    with stop_signals() as signals, ExitStack() as stack:
         try:
             return _serve(settings, say, stack, signals, early)
         except Stop:
@@ -83,7 +79,7 @@ def serve_api(settings: Settings, say: Say) -> int:
         raise ServeError(
             "JEEP_REDIS_URL is not set: the api alone needs a queue to talk to", EXIT_USAGE
         )
-    with _stop_signals() as signals, listening(settings.host, settings.port) as sock:
+    with stop_signals() as signals, listening(settings.host, settings.port) as sock:
         store = _open_store(settings)
         server = _server(settings, access_log=True)
         say(f"api at {url_of(settings.host, sock)}")
@@ -98,7 +94,7 @@ def _serve(
     settings: Settings,
     say: Say,
     stack: ExitStack,
-    signals: _Signals,
+    signals: Signals,
     early: EarlyWorker | None,
 ) -> int:
     if settings.role != "writer":
@@ -134,7 +130,7 @@ def _serve(
     if ended.is_set():
         _stop(server)
     say(f"listening at {url} (documentation at {url}/docs)")
-    signals.hand_over(server)
+    signals.hand_over(server, worker.hurry)
     replaced = _end_if_replaced(store, server, say)
     server.run(sockets=[sock])
     say("stopping")
@@ -200,6 +196,11 @@ class WorkerProcess:
             except subprocess.TimeoutExpired:
                 process.kill()
         self._thread.join()
+
+    def hurry(self) -> None:
+        """End the draining of a worker that is being stopped; for handlers of signals: no lock."""
+        if self._stopping.is_set() and self._process is not None:
+            self._process.terminate()
 
     def _supervise(self) -> None:
         delay = FIRST_DELAY
@@ -282,37 +283,6 @@ def url_of(host: str, sock: socket.socket) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
     port = sock.getsockname()[1]
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-
-
-class _Signals:
-    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server."""
-
-    def __init__(self) -> None:
-        self._server: uvicorn.Server | None = None
-        self._raised = False
-
-    def hand_over(self, server: uvicorn.Server) -> None:
-        self._server = server
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if self._server is not None:
-            self._server.should_exit = True
-        elif not self._raised:  # a second Ctrl-C must not interrupt the stopping
-            self._raised = True
-            raise Stop
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Signals]:
-    """Take SIGINT and SIGTERM for the block.  uvicorn raises them again when it has stopped."""
-    signals = _Signals()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signals.handle) for number in numbers}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _open_store(settings: Settings) -> Store:

@@ -31,7 +31,7 @@ from service.queue.errors import (
     RequestTimeout,
     WorkerGone,
 )
-from service.queue.members import beats, heard
+from service.queue.members import beats, heard, is_able
 
 log = logging.getLogger(__name__)
 POLL_MS = 1000
@@ -65,11 +65,16 @@ Entries = list[tuple[str, dict[str, str]]]
 
 
 class _Lost(WorkerGone):
-    """A worker does not answer.  ``taken``: it had begun to, so that this was a try."""
+    """A worker does not answer.  ``taken``: it had begun to, so that this was a try.
 
-    def __init__(self, by: str | None, taken: bool = True) -> None:
+    ``error``: what it has said, where another may do better.
+    """
+
+    def __init__(
+        self, by: str | None, taken: bool = True, error: WorkerReply | None = None
+    ) -> None:
         super().__init__(by, taken)
-        self.by, self.taken = by, taken
+        self.by, self.taken, self.error = by, taken, error
 
 
 class Asking:
@@ -102,6 +107,24 @@ class Asking:
 
     async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
         """Send a request to a worker and yield its answers, including the last one."""
+        errors: list[WorkerReply] = []
+        try:
+            async with aclosing(self._tries(request, errors)) as replies:
+                async for reply in replies:
+                    yield reply
+        except (WorkerGone, RequestLost):
+            if not errors:
+                raise
+            yield errors[0]
+
+    async def _tries(
+        self, request: WorkerRequest, errors: list[WorkerReply]
+    ) -> AsyncGenerator[WorkerReply, None]:
+        """The replies of one worker, else of another; ``errors`` gets what the first has said.
+
+        That says more than that the second one was lost; but for a worker that stops, of which
+        there may be a successor.
+        """
         given_up: list[str] = []
         whole_s = request.deadline - time.time()
         tokens, tried = 0, False
@@ -136,6 +159,8 @@ class Asking:
                     "two workers have died, or gone no further, while they had this request: ask "
                     "again, for less at once if it happens again"
                 )
+            if lost.error is not None and lost.error.data.get("code") != STOPPING:
+                errors.append(lost.error)
             given_up += [] if lost.by is None else [lost.by]
             log.warning("%s has not answered %s, another worker is asked", lost.by, request.id)
             # another id: whoever was given up may go on, and must not write into this answer
@@ -152,7 +177,7 @@ class Asking:
         more than another, it goes to the next one in the version's own order of workers.
 
         What a worker has not answered is sent to another by name: from the shared stream the same
-        one might take it again.
+        one might take it again.  Those that can answer from head are preferred.
         """
         alive = await self.workers()
         if request.kind in WRITING:
@@ -165,6 +190,7 @@ class Asking:
         if not others:
             raise WorkerGone("the worker has gone before it answered, and there is no other")
         ready = [one for one in others if one.state == "ready"]
+        ready = [one for one in ready if is_able(one)] or ready
         takers = [one for one in ready if one.takes]
         if given_up and ready:
             return self._mailbox_of(min(takers or ready, key=self._load_of))
@@ -180,7 +206,8 @@ class Asking:
         return self._mailbox_of(next(one for one in order if self._load_of(one) <= most))
 
     def _load_of(self, worker: wire.WorkerBeat) -> int:
-        return worker.load + self._sent[self._mailbox_of(worker)]
+        """The number of its requests; those that this api has sent its beat may not count yet."""
+        return max(worker.load, self._sent[self._mailbox_of(worker)])
 
     def _mailbox_of(self, worker: wire.WorkerBeat) -> str:
         return self._keys.mailbox(worker.instance)
@@ -241,8 +268,8 @@ class Asking:
                 if reply.event in OWN:
                     continue
                 passed_on = not again and self._is_for_another(request, reply, begun)
-                if passed_on and await self._is_another(request, holder.by):
-                    raise _Lost(holder.by, taken=True)
+                if passed_on and await self._is_another_able(holder.by):
+                    raise _Lost(holder.by, taken=True, error=reply)
                 yield reply
                 begun = True
                 if reply.event != "token":
@@ -262,14 +289,15 @@ class Asking:
         if not holder.taken:
             holder.by = await self._reader_of(stream, entry, holder)
         if holder.by is None and stream in (self._keys.asks, self._keys.requests):
-            if not await self._is_another(request, None):
+            writing, alive = request.kind in WRITING, await self.workers()
+            if not any(one.role == "writer" or not writing for one in alive):
                 raise WorkerGone("the worker has gone before it answered")
             return
         by = holder.by or stream.rpartition(":")[2]
         if not await self._is_alive(by):
             holder.by, holder.lost = by, True
         elif silent_s > self._stall_s and request.kind not in WRITING:
-            holder.by, holder.lost = by, await self._is_another(request, by)
+            holder.by, holder.lost = by, await self._is_another_able(by)
 
     async def _reader_of(self, stream: str, entry: str, holder: _Holder) -> str | None:
         """The worker that a request has been sent to and that has not said so."""
@@ -295,13 +323,9 @@ class Asking:
             found = await pipe.execute()
         return any(one.instance == instance for one in beats(found))
 
-    async def _is_another(self, request: WorkerRequest, than: str | None) -> bool:
-        """Whether a worker lives that could have the request instead of ``than``."""
-        writing = request.kind in WRITING
-        return any(
-            one.instance != than and (one.role == "writer" or not writing)
-            for one in await self.workers()
-        )
+    async def _is_another_able(self, than: str | None) -> bool:
+        """Whether another worker than this one could answer what only reads."""
+        return any(one.instance != than and is_able(one) for one in await self.workers())
 
     @staticmethod
     def _is_for_another(request: WorkerRequest, reply: WorkerReply, begun: bool) -> bool:

@@ -35,14 +35,26 @@ class Members:
         self._refresh()
         return self._followers
 
-    def is_another_able(self, than: str) -> bool:
-        """Whether a worker lives that could answer from head instead of ``than``.
+    def is_follower_taking(self) -> bool:
+        """Whether a follower takes requests and can answer from head."""
+        return any(one.takes and is_able(one) for one in self.followers())
 
-        Whether it takes requests now does not count: two that go by each other would both stop.
+    def is_another_for(self, follower: str, pauses: bool) -> bool:
+        """Whether others take the requests that a follower leaves to them; they never all do so.
+
+        An able writer does: it leaves requests only to followers that take them.  Without one, a
+        follower that ``pauses`` leaves them to those with smaller instances alone, as what is known
+        of the others is a second old, and two of them could each count on the other.
         """
         self._refresh()
-        others = [*self._followers, *([] if self._writer is None else [self._writer])]
-        return any(one.instance != than and is_able(one) for one in others)
+        if self._writer is not None and is_able(self._writer):
+            return True
+        return any(
+            one.takes
+            and is_able(one)
+            and (one.instance < follower if pauses else one.instance != follower)
+            for one in self._followers
+        )
 
     def consumers(self) -> set[str]:
         """The names under which workers that live take jobs."""

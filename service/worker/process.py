@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import FrameType
@@ -75,13 +75,14 @@ class Worker:
     """The state of the writer's process.  ``run`` blocks until ``stop`` or a fatal loss.
 
     ``stop`` set: jobs end and stay queued, nothing new is taken, and what was taken is answered,
-    for ``JEEP_DRAIN_S`` at most.  Moves of head are still carried out meanwhile.
+    for ``JEEP_DRAIN_S`` at most.  Moves of head are still carried out meanwhile.  ``at_once`` set:
+    what is not answered by then is not waited for.
     ``loading``: the model is being loaded or fetched, so there is nothing to end in order.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.stop = threading.Event()
+        self.stop, self.at_once = threading.Event(), threading.Event()
         self.loading = False
 
     def run(self) -> int:
@@ -168,7 +169,7 @@ class Worker:
         edits = EditLane(queue, store, lease, views, runner, self.settings, writing, keeper.due)
 
         def takes() -> bool:
-            return self._takes(members, answers, asked.instance)
+            return self._takes(members, answers)
 
         def shares() -> bool:
             return not self.stop.is_set() and writer_measures(self.settings, members)
@@ -220,20 +221,21 @@ class Worker:
             beat.beat()
         for one in (edits, reads, keeper, pusher):
             one.stop.set()
-        answers.drain(lanes, 0 if replaced else self.settings.drain_s)
-        lanes.join()
+        drain_s = 0 if replaced else self.settings.drain_s
+        answers.drain(lanes, drain_s, self.at_once, jobs=("edits", "reads"))
+        answers.join(lanes)
         if replaced:
             return EXIT_AGAIN
         return lanes.exit_code
 
-    def _takes(self, members: Members, answers: Answering, instance: str) -> bool:
+    def _takes(self, members: Members, answers: Answering) -> bool:
         """Whether it takes requests that all may answer.
 
         One that is alone goes on taking while a step is long: explanations are made meanwhile.
         """
         if self.stop.is_set() or not writer_answers(self.settings, members):
             return False
-        return not (answers.pauses and members.is_another_able(instance))
+        return not (answers.pauses and members.is_follower_taking())
 
     def _wait(self, store: Store) -> bool:
         """Wait until asked to stop, or until another store lies in the folder: whether it does."""
@@ -286,18 +288,30 @@ def _quiet_transformers() -> None:
 
 
 def main(settings: Settings) -> int:
-    """Run a worker until SIGTERM or SIGINT."""
+    """Run a worker until SIGTERM or SIGINT; a second one ends its draining."""
     logs.configure(settings, "worker")
     _quiet_transformers()
     tracing.configure("worker")
     sys.setswitchinterval(SWITCH_S)
     worker = Follower(settings) if settings.role == "follower" else Worker(settings)
 
+    stop = stopping(worker)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return worker.run()
+
+
+def stopping(worker: Worker | Follower) -> Callable[[int, FrameType | None], None]:
+    """Handle signals: the first one stops a worker, each later one ends its draining."""
+    signalled = False
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled
+        if signalled:
+            worker.at_once.set()
+        signalled = True
         worker.stop.set()
         if worker.loading:  # nothing else ends a download that hangs, and its threads
             os._exit(0)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    return worker.run()
+    return stop

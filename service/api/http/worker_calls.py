@@ -70,8 +70,8 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
     except RequestTimeout as error:
         seconds = state.settings.generate_timeout_s
         detail = (
-            f"the worker did not answer within {seconds:g} s (JEEP_GENERATE_TIMEOUT_S): "
-            "ask for less at once, or try again"
+            f"no answer came in time; each worker that is asked has {seconds:g} s "
+            "(JEEP_GENERATE_TIMEOUT_S): ask for less at once, or try again"
         )
         raise ApiProblem(error.code, detail) from None
 

@@ -32,7 +32,7 @@ from service.queue import (
     RequestQueue,
     WorkerBeat,
 )
-from service.settings import EXIT_CONFIG, Settings
+from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import StaleFence, Store, denial, is_denied
 from service.worker import metrics
 from service.worker.gate import Gate
@@ -53,6 +53,8 @@ PAUSES = 0.1
 It goes by that setting because whoever has slow steps has raised it.
 """
 DRAIN_LOOK_S = 0.05
+DECODING = "decoding"
+"""The name of the thread that decodes."""
 Body = tuple[str, Callable[[], None], int]
 """A thread's name, what it does, and the threads of its matrix products."""
 
@@ -112,28 +114,44 @@ class Answering:
             return "draining"
         return "stuck" if self.generation.still_s() > self.stall_s else "ready"
 
-    def drain(self, lanes: Lanes, drain_s: float) -> None:
+    def drain(
+        self, lanes: Lanes, drain_s: float, at_once: threading.Event, jobs: Sequence[str] = ()
+    ) -> None:
         """Let what was taken be answered, for ``drain_s`` at most, and end then; at once where a
-        lane has failed.
+        lane has failed, or as soon as ``at_once`` is set.
+
+        While lanes named in ``jobs`` still run, requests are taken: moves of head come with them.
         """
-        self.requests.drain.set()
         end = time.monotonic() + drain_s
-        names = [name for name, *_ in self.bodies]
-        owed = [thread for thread in lanes.threads if thread.name in names]
+        owed = lanes.running([name for name, *_ in self.bodies])
         while lanes.failure is None and any(thread.is_alive() for thread in owed):
-            if time.monotonic() >= end:
+            if not lanes.running(jobs):
+                self.requests.drain.set()
+            if time.monotonic() >= end or at_once.is_set():
                 break
             time.sleep(DRAIN_LOOK_S)
         if self.requests.load:
-            log.warning("%s requests are not answered within JEEP_DRAIN_S", self.requests.load)
+            log.warning("this worker ends with %s requests unanswered", self.requests.load)
         self.requests.stop.set()
+
+    def join(self, lanes: Lanes) -> None:
+        """Wait for the end of all lanes; where decoding hangs, end the process after the others.
+
+        No thread can be asked to end while it hangs, and the process would wait for it.
+        """
+        lanes.join(but=DECODING)
+        while decoding := lanes.running([DECODING]):
+            if self.generation.still_s() > self.stall_s:
+                log.critical("decoding hangs; this worker ends without it")
+                os._exit(EXIT_AGAIN)
+            decoding[0].join(DRAIN_LOOK_S)
 
     @property
     def bodies(self) -> list[Body]:
         """Of their threads."""
         return [
             ("requests", self.requests.run, 1),
-            ("decoding", self.generation.decode, self.threads),
+            (DECODING, self.generation.decode, self.threads),
         ]
 
 
@@ -180,10 +198,15 @@ class Lanes:
         for thread in self.threads:
             thread.start()
 
-    def join(self) -> None:
-        """Wait for the end of all."""
+    def running(self, names: Sequence[str]) -> list[threading.Thread]:
+        """Those of the threads with these names that have not ended."""
+        return [one for one in self.threads if one.name in names and one.is_alive()]
+
+    def join(self, but: str | None = None) -> None:
+        """Wait for the end of all, or of all but one."""
         for thread in self.threads:
-            thread.join()
+            if thread.name != but:
+                thread.join()
 
     @property
     def exit_code(self) -> int:

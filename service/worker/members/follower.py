@@ -65,12 +65,12 @@ class Follower:
     """The state of the process.  ``run`` blocks until ``stop``, and drains then.
 
     ``stop`` set: nothing new is taken, what was taken is answered, for ``JEEP_DRAIN_S`` at most.
-    ``loading``: as in `service.worker.process.Worker`.
+    ``at_once``, ``loading``: as in `service.worker.process.Worker`.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.stop = threading.Event()
+        self.stop, self.at_once = threading.Event(), threading.Event()
         self.loading = False
         self._code = 0
         self._hangs = False
@@ -243,10 +243,10 @@ class Follower:
             beat.beat()
         reads.stop.set()
         head.stop.set()
-        answers.drain(lanes, settings.drain_s)
+        answers.drain(lanes, settings.drain_s, self.at_once)
         if self._hangs:
             os._exit(self._code)
-        lanes.join()
+        answers.join(lanes)
         return self._code or lanes.exit_code
 
     @property
@@ -294,8 +294,10 @@ class Follower:
         """Whether it takes requests that all may answer: where it cannot now, another does."""
         if self._state != "ready" or self._left_behind(members, head):
             return False
-        answers_now = head.served and not self._answering.pauses
-        return answers_now or not members.is_another_able(instance)
+        pauses = self._answering.pauses
+        if head.served and not pauses:
+            return True
+        return not members.is_another_for(instance, pauses)
 
     def _left_behind(self, members: Members, head: FollowedHead) -> bool:
         """Whether head is elsewhere now and cannot be fetched: others are to be asked then."""

@@ -16,6 +16,7 @@ from typing import cast
 from unittest.mock import create_autospec
 
 import pytest
+import uvicorn
 from support import ROOT
 from support.forks.command import Running, jeep
 from support.forks.context import forks
@@ -24,6 +25,7 @@ from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
 from service.ops.early_worker import EarlyWorker, command_of
+from service.ops.stop_signals import Signals
 from service.serve import (
     STOP_SECONDS,
     ServeError,
@@ -111,6 +113,20 @@ def test_a_worker_is_given_the_time_to_answer_what_it_has(stub: Settings) -> Non
     worker.stop()
     worker._process.terminate.assert_called_once_with()
     worker._process.wait.assert_called_once_with(40 + STOP_SECONDS)
+
+
+def test_a_signal_while_the_worker_is_stopped_is_passed_on(stub: Settings) -> None:
+    """The first one stops the server, which raises it again when it has ended."""
+    worker, signals = supervisor(stub, [], threading.Event()), Signals()
+    process = worker._process = create_autospec(subprocess.Popen, instance=True)
+    signals.hand_over(create_autospec(uvicorn.Server, instance=True), worker.hurry)
+    signals.handle(signal.SIGINT, None)
+    process.terminate.assert_not_called()
+    process.wait.side_effect = lambda seconds: signals.handle(signal.SIGINT, None)
+    worker._thread = threading.Thread(target=str)
+    worker._thread.start()
+    worker.stop()
+    assert process.terminate.call_count == 2
 
 
 def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:

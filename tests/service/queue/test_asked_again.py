@@ -51,11 +51,16 @@ class Played:
     def __init__(self, client: Redis, name: str, **described: object) -> None:
         self.client, self.name = client, name
         known = {"instance": name, "pid": 1, "model": "m", "started_at": now(), "head": "v0"}
-        beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
-        self.heart = Heartbeat(client, KEYS, lambda: beat)
+        self.beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
+        self.heart = Heartbeat(client, KEYS, lambda: self.beat)
         self.heart.start()
         self.living.append(self)
-        self.queue = RequestQueue(client, KEYS, name, writer=beat.role == "writer")
+        self.queue = RequestQueue(client, KEYS, name, writer=self.beat.role == "writer")
+
+    def says(self, **described: object) -> None:
+        """Send a heartbeat that says something else."""
+        self.beat = self.beat.model_copy(update=described)
+        self.heart.beat()
 
     async def takes(self) -> WorkerRequest:
         """The next request that comes to it."""
@@ -205,10 +210,7 @@ async def test_an_error_that_another_need_not_have_is_no_answer(
     one, two = Played(client, "one"), Played(client, "two", takes=False)
     asking = asyncio.ensure_future(answer(api, asked_for()))
     first = await one.takes()
-    two.queue = RequestQueue(client, KEYS, "two", writer=False)
-    Heartbeat(client, KEYS, lambda: WorkerBeat(
-        instance="two", pid=1, model="m", started_at=now(), role="follower"
-    )).beat()  # fmt: skip
+    two.says(takes=True)
     one.queue.reply(first.id, WorkerReply(event="error", data={"code": code, "message": ""}))
     second = await two.takes()
     two.queue.reply(second.id, result("right"))
@@ -229,6 +231,47 @@ async def test_a_second_try_is_not_left_to_the_worker_that_has_failed(
     assert follower.queue.take(0, 8) == []
     writer.queue.reply((await writer.takes()).id, result("right"))
     assert await asking == [result("right")]
+
+
+@pytest.mark.parametrize(
+    "described", [{"state": "draining"}, {"state": "stuck"}, {"head": None}, {"damaged": ["v0"]}]
+)
+async def test_an_error_is_the_answer_where_the_other_worker_cannot_answer(
+    api: AsyncQueue, client: Redis, described: dict[str, object]
+) -> None:
+    one = Played(client, "one")
+    other = Played(client, "two", takes=False, **described)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    one.queue.reply((await one.takes()).id, error)
+    assert await asking == [error]
+    assert other.queue.take(0, 8) == []
+
+
+async def test_an_error_is_the_answer_if_the_second_worker_is_lost(
+    api: AsyncQueue, client: Redis
+) -> None:
+    one, two = Played(client, "one"), Played(client, "two", takes=False)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    one.queue.reply((await one.takes()).id, error)
+    await two.takes()
+    two.die()
+    assert await asking == [error]
+
+
+async def test_a_second_try_goes_to_a_worker_that_can_answer(
+    api: AsyncQueue, client: Redis
+) -> None:
+    one = Played(client, "one")
+    damaged = Played(client, "damaged", damaged=["v0"])
+    able = Played(client, "able", takes=False, load=3)
+    asking = asyncio.ensure_future(answer(api, asked_for()))
+    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
+    one.queue.reply((await one.takes()).id, error)
+    able.queue.reply((await able.takes()).id, result("right"))
+    assert await asking == [result("right")]
+    assert damaged.queue.take(0, 8) == []
 
 
 async def test_after_a_token_an_error_of_the_worker_is_said_as_it_is(
@@ -335,6 +378,22 @@ async def test_a_burst_for_a_version_that_nobody_has_is_not_one_workers(
         asking.append(asyncio.ensure_future(answer(api, asked_for(pinned="v7"))))
         found = await asked_at(client, names, sent)
     assert max(found.values()) == OVERFLOW + 1
+    await end(asking)
+
+
+async def test_what_a_worker_has_taken_of_this_api_counts_once(
+    api: AsyncQueue, client: Redis
+) -> None:
+    """Its beat says that it holds what this api has sent to it."""
+    for name in ("one", "two"):
+        Played(client, name, versions=["v0"])
+    having = Played(client, "having", versions=["v0", "v7"])
+    asking = []
+    for sent in range(1, OVERFLOW + 2):
+        asking.append(asyncio.ensure_future(answer(api, asked_for(pinned="v7"))))
+        found = await asked_at(client, ["one", "two", "having"], sent)
+        having.says(load=sent)
+    assert found == {"one": 0, "two": 0, "having": OVERFLOW + 1}
     await end(asking)
 
 

@@ -153,20 +153,48 @@ async def test_what_a_dead_worker_had_begun_waits_and_what_a_live_one_has_does_n
     ("described", "able"),
     [
         ({"head": "v1"}, True),
-        ({"head": "v1", "damaged": ["v2"], "takes": False}, True),
+        ({"head": "v1", "damaged": ["v2"]}, True),
+        ({"head": "v1", "takes": False}, False),
         ({"head": "v1", "damaged": ["v1"]}, False),
         ({"head": None}, False),
         ({"head": "v1", "state": "stuck"}, False),
         ({"head": "v1", "state": "draining"}, False),
     ],
 )
-@pytest.mark.parametrize("role", ["writer", "follower"])
-def test_another_worker_is_able_to_answer(
-    client: Redis, role: str, described: dict[str, object], able: bool
+def test_requests_are_left_to_a_follower_that_takes_them_and_can_answer(
+    client: Redis, described: dict[str, object], able: bool
 ) -> None:
-    known = {"pid": 1, "model": "m", "started_at": now(), "role": role, **described}
-    beat = WorkerBeat.model_validate({"instance": OTHERS, **known})
-    Heartbeat(client, KEYS, lambda: beat).beat()
+    heard(client, OTHERS, **described)
     members = Members(client, KEYS)
-    assert members.is_another_able(MINE) == able
-    assert not members.is_another_able(OTHERS), "itself is not another one"
+    assert members.is_follower_taking() == able
+    assert members.is_another_for(MINE, pauses=False) == able
+    assert not members.is_another_for(OTHERS, pauses=False), "itself is not another one"
+
+
+def test_they_are_left_to_a_writer_that_only_stands_by(client: Redis) -> None:
+    heard(client, OTHERS, role="writer", head="v1", takes=False)
+    members = Members(client, KEYS)
+    assert members.is_another_for(MINE, pauses=True)
+    assert not members.is_follower_taking()
+
+
+@pytest.mark.parametrize("writer", [None, "ready", "draining"])
+def test_of_workers_that_all_pause_one_goes_on(client: Redis, writer: str | None) -> None:
+    """Whatever their last heartbeats say: each may have begun to pause since."""
+    for name in ("one", "three", "two"):
+        heard(client, name, head="v1")
+    if writer is not None:
+        heard(client, "writer", role="writer", head="v1", state=writer)
+    members = Members(client, KEYS)
+    going_on = [n for n in ("one", "three", "two") if not members.is_another_for(n, pauses=True)]
+    assert going_on == ([] if writer == "ready" else ["one"])
+    for name in ("one", "three", "two"):
+        heard(client, name, head="v1", takes=False)
+    assert not Members(client, KEYS).is_follower_taking(), "so the writer goes on"
+
+
+def heard(client: Redis, instance: str, **described: object) -> None:
+    """A worker's heartbeat, a follower's if nothing else is said."""
+    known = {"pid": 1, "model": "m", "started_at": now(), "role": "follower"}
+    beat = WorkerBeat.model_validate({"instance": instance, **known, **described})
+    Heartbeat(client, KEYS, lambda: beat).beat()

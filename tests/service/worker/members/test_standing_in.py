@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,13 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from service.settings import Settings
+from service.settings import EXIT_AGAIN, Settings
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.request_lane import RequestLane
 from service.worker.members import common
 from service.worker.members.common import Answering, Lanes, writer_answers, writer_measures
 from service.worker.members.follower import Follower
-from service.worker.process import Worker
+from service.worker.process import Worker, stopping
 
 TAKES, ONLY_ANSWERS, DRAINS = (True, True), (True, False), (False, False)
 
@@ -56,7 +57,10 @@ def answers_of(still_s: float = 0.0) -> Answering:
 def of(another: bool, followers: list[Any] | None = None) -> Any:
     """The other workers; ``another``: one of them could answer."""
     return SimpleNamespace(
-        is_another_able=lambda than: another, followers=lambda: followers or [], writer=lambda: None
+        is_another_for=lambda follower, pauses: another,
+        is_follower_taking=lambda: another,
+        followers=lambda: followers or [],
+        writer=lambda: None,
     )
 
 
@@ -85,11 +89,11 @@ def test_a_follower_leaves_to_others_what_it_cannot_answer_soon(
 
 def test_so_does_the_writer_and_one_that_is_alone_goes_on() -> None:
     writer, long_step = Worker(Settings(stall_s=STALL_S)), answers_of(4.0)
-    assert writer._takes(of(another=True), answers_of(), "mine")
-    assert not writer._takes(of(another=True), long_step, "mine")
-    assert writer._takes(of(another=False), long_step, "mine")
+    assert writer._takes(of(another=True), answers_of())
+    assert not writer._takes(of(another=True), long_step)
+    assert writer._takes(of(another=False), long_step)
     writer.stop.set()
-    assert not writer._takes(of(another=False), answers_of(), "mine")
+    assert not writer._takes(of(another=False), answers_of())
 
 
 def test_a_worker_says_that_it_hangs_or_drains() -> None:
@@ -104,8 +108,19 @@ class TestDraining:
     def lanes(self, tmp_path: Path) -> Lanes:
         return Lanes(threading.Event(), tmp_path)
 
-    def drained(self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch, *ends_at: float) -> list[str]:
-        """Threads that still run after 20 s of draining; they end after so many seconds."""
+    def drained(
+        self,
+        lanes: Lanes,
+        monkeypatch: pytest.MonkeyPatch,
+        *ends_at: float,
+        hurried_at: float = 100,
+        jobs: tuple[str, ...] = (),
+    ) -> list[str]:
+        """Threads that still run after 20 s of draining; they end after so many seconds.
+
+        A second signal comes at ``hurried_at``.
+        """
+        at_once, self.drains_at = threading.Event(), list[float]()
         clock, names = [0.0], ["requests", "decoding", "reads"]
         ends = [threading.Event() for _ in names]
         lanes.threads = [
@@ -117,6 +132,10 @@ class TestDraining:
 
         def sleep(seconds: float) -> None:
             clock[0] += seconds
+            if answers.requests.drain.is_set():
+                self.drains_at.append(clock[0])
+            if clock[0] >= hurried_at:
+                at_once.set()
             for at, end, thread in zip(ends_at, ends, lanes.threads, strict=True):
                 if at <= clock[0] and not end.is_set():
                     end.set()
@@ -126,8 +145,7 @@ class TestDraining:
             common, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
         )
         answers = answers_of()
-        answers.drain(lanes, 20)
-        assert answers.requests.drain.is_set()
+        answers.drain(lanes, 20, at_once, jobs)
         assert answers.requests.stop.is_set()
         left = [thread.name for thread in lanes.threads if thread.is_alive()]
         for end in ends:
@@ -149,3 +167,51 @@ class TestDraining:
     ) -> None:
         lanes.failure = RuntimeError("no queue")
         assert self.drained(lanes, monkeypatch, 0, 0, 0) == ["requests", "decoding", "reads"]
+
+    def test_a_second_signal_ends_it(self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
+        left = self.drained(lanes, monkeypatch, 5, 5, 30, hurried_at=3)
+        assert left == ["requests", "decoding", "reads"]
+
+    def test_moves_of_head_are_taken_until_jobs_have_ended(
+        self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.drained(lanes, monkeypatch, 12, 12, 10, jobs=("reads",)) == []
+        assert min(self.drains_at) == pytest.approx(10, abs=1)
+        assert self.drained(lanes, monkeypatch, 12, 12, 30, jobs=("edits",)) == ["reads"]
+        assert min(self.drains_at) < 1, "nothing else is waited for"
+
+    @pytest.mark.parametrize("still_s", [0.0, STALL_S + 1])
+    def test_decoding_that_hangs_ends_the_process_once_the_others_have_ended(
+        self, lanes: Lanes, monkeypatch: pytest.MonkeyPatch, still_s: float
+    ) -> None:
+        end, codes = threading.Event(), list[int]()
+
+        def exits(code: int) -> None:
+            """In place of the process, what hangs ends."""
+            codes.append(code)
+            assert not edits.is_alive()
+            end.set()
+            decoding.join()
+
+        edits = threading.Thread(target=str, name="edits")
+        decoding = threading.Thread(target=end.wait, name="decoding")
+        lanes.threads = [decoding, edits]
+        for thread in lanes.threads:
+            thread.start()
+        if not still_s:
+            end.set()
+        monkeypatch.setattr(common.os, "_exit", exits)
+        answers_of(still_s).join(lanes)
+        assert codes == ([EXIT_AGAIN] if still_s else [])
+
+
+@pytest.mark.parametrize("kind", [Worker, Follower])
+def test_only_a_second_signal_is_a_hurry(kind: type[Worker | Follower]) -> None:
+    """Whatever has stopped the worker before the first."""
+    worker = kind(Settings())
+    worker.stop.set()
+    stop = stopping(worker)
+    stop(signal.SIGTERM, None)
+    assert not worker.at_once.is_set()
+    stop(signal.SIGTERM, None)
+    assert worker.at_once.is_set()

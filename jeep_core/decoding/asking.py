@@ -20,7 +20,7 @@ from jeep_core.decoding.batch import PREFILL_TOKENS, Batch
 from jeep_core.decoding.generation import ROWS_TOGETHER, Scored, shared
 from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import Choice, Sampling
-from jeep_core.decoding.token_tree import TokenTree, padded
+from jeep_core.decoding.token_tree import TokenTree, padded, padded_ids
 from jeep_core.errors import JeepError
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.masks import Attention
@@ -32,6 +32,10 @@ from jeep_core.text.joining import Join, joined
 TREE_TOKENS = 192
 """Tokens in one row, unless a question has more: attention grows with their square."""
 NO_PROMPT = "a prompt without tokens says nothing about the text after it"
+ENCODED = 32
+"""Tokens that are encoded in one step of `Unscored`, for each one that may be read."""
+BESIDE, LONGEST = 8, 4
+"""With a longer prompt 1 / 8 of a step's tokens are read of answers, up to 4 steps' in all."""
 LOGITS = 1 << 24
 """Logits that are held at once: 64 MiB in float32."""
 
@@ -214,15 +218,16 @@ class _Reading:
 
     def _run(self) -> torch.Tensor:
         base, device = self._view.base, self._view.base.device
-        ids, positions, sees = (t.to(device) for t in padded(self._trees))  # (r, t), (r, t, t)
         goes_on = any(one.row is not None for one in self.asked)
-        hidden: torch.Tensor = base.family.backbone_of(self._view.model)(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=Attention.of(base).among(positions, sees, base.dtype),
-            cache=self._cache if goes_on else None,
-            use_cache=goes_on,
-        ).last_hidden_state
+        given: dict[str, Any] = {"cache": self._cache} if goes_on else {}
+        if not goes_on and all(tree.is_path for tree in self._trees):  # no mask of t x t is needed
+            given["input_ids"] = padded_ids(self._trees).to(device)  # (r, t)
+        else:
+            ids, positions, sees = (t.to(device) for t in padded(self._trees))  # (r, t), (r, t, t)
+            mask = Attention.of(base).among(positions, sees, base.dtype)
+            given |= {"input_ids": ids, "position_ids": positions, "attention_mask": mask}
+        backbone = base.family.backbone_of(self._view.model)
+        hidden: torch.Tensor = backbone(**given, use_cache=goes_on).last_hidden_state
         tree, place = torch.tensor(list(self._number), device=device).T
         return hidden[tree, place]
 
@@ -325,9 +330,9 @@ class _Reading:
 class Unscored(Generic[Owner]):
     """Answers that wait to be scored, of which a bounded number of tokens is read at a time.
 
-    A prompt is read once with as many of its answers as there is room for.  The answers of one
-    owner have one prompt and are read together: if the score of one is not finite, those of others
-    may not be either.
+    A prompt is read once with as many of its answers as there is room for; one that alone is more
+    than a step reads, with a few.  The answers of one owner have one prompt and are read together:
+    if the score of one is not finite, those of others may not be either.
     """
 
     def __init__(self, view: ModelView, tokens: int = PREFILL_TOKENS) -> None:
@@ -347,7 +352,7 @@ class Unscored(Generic[Owner]):
 
     @torch.no_grad()
     def step(self) -> list[tuple[Owner, int, Scored]]:
-        """Score the next answers: one at least, and others as long as there is room for them.
+        """Score the next answers: one at least, up to 64 as long as there is room for them.
 
         An answer whose first token merges with the prompt is scored from that token on.
 
@@ -358,14 +363,17 @@ class Unscored(Generic[Owner]):
         found: list[tuple[Owner, int, Scored]] = []
         asked: list[_Asked] = []
         trees: list[TokenTree] = []
-        while self._waiting:
+        encoded, most = 0, ENCODED * self._tokens
+        while self._waiting and len(names) + len(found) < ROWS_TOGETHER and encoded < most:
             owner, number, prompt, answer = self._waiting[0]
             known = bool(names) and names[-1][0] is owner
             alone = asked[-1].prompt if known else self._ids(prompt)
             ids, start = _text(self._view.base, prompt, alone, *answer)
+            encoded += len(ids) + (0 if known else len(alone))
             tree = trees[-1] if known else TokenTree()
             rows, width = len(trees) + (not known), len(tree) + tree.missing(ids[:-1])
-            if names and rows * max(width, *map(len, trees)) > self._tokens:
+            room = self._tokens if rows > 1 else self._room_with(alone)
+            if names and rows * max(width, *map(len, trees)) > room:
                 break
             self._waiting.popleft()
             if start == len(ids):  # it adds no token
@@ -382,6 +390,11 @@ class Unscored(Generic[Owner]):
             every = (one for some in scores for one in some)
             found += [(*name, one) for name, one in zip(names, every, strict=True)]
         return found
+
+    def _room_with(self, prompt: Sequence[int]) -> int:
+        """Tokens that may be read of a prompt and its answers, without others."""
+        several = len(prompt) + self._tokens // BESIDE
+        return max(self._tokens, min(several, LONGEST * self._tokens))
 
     def _ids(self, prompt: str) -> list[int]:
         return list(encode(self._view.base.tokenizer, prompt).ids)

@@ -27,6 +27,11 @@ class TokenTree:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def is_path(self) -> bool:
+        """Whether it is one text alone."""
+        return all(parent == place - 1 for place, parent in enumerate(self.parents))
+
     def child(self, place: int, token: int) -> int | None:
         """The place of ``token`` after the one at ``place``, None if no text goes on so."""
         return self._children.get((place, token))
@@ -58,16 +63,24 @@ class TokenTree:
         return places
 
 
+def padded_ids(trees: Sequence[TokenTree]) -> torch.Tensor:
+    """Ids (r, t) of r trees, padded on the right."""
+    ids = torch.zeros(len(trees), max(map(len, trees)), dtype=torch.long)
+    for row, tree in enumerate(trees):
+        ids[row, : len(tree)] = torch.tensor(tree.ids)
+    return ids
+
+
 def padded(trees: Sequence[TokenTree]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids and positions (r, t) of r trees, and whether each token sees each other, (r, t, t).
 
     Padding, on the right, is seen by nothing and sees only itself.
     """
-    r, width = len(trees), max(len(tree) for tree in trees)
-    ids, positions = torch.zeros(2, r, width, dtype=torch.long)
+    ids = padded_ids(trees)
+    r, width = ids.shape
+    positions = torch.zeros_like(ids)
     sees = torch.eye(width, dtype=torch.bool).repeat(r, 1, 1)
     for row, tree in enumerate(trees):
-        ids[row, : len(tree)] = torch.tensor(tree.ids)
         positions[row, : len(tree)] = torch.tensor(tree.depths)
         for place, parent in enumerate(tree.parents):
             if parent != ROOT:

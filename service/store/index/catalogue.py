@@ -55,14 +55,15 @@ class Catalogue:
         self._left_out: dict[int, str] = {}
         self._lock = threading.RLock()
 
-    def up_to_date(self) -> None:
-        """Add what was written since the last call.
+    def up_to_date(self) -> bool:
+        """Add what was written since the last call; False if some are left out, as `beside` says.
 
         Raises:
             NoIndex: the index cannot be used.
         """
         with self._lock:
             self._catch_up()
+            return not self._left_out
 
     def _catch_up(self) -> None:
         changed = self._folder.stat().st_mtime_ns

@@ -25,12 +25,13 @@ class Committed:
     def covered(self, head: str) -> Mapping[int, int]:
         """By line, the depth up to which versions are committed, where ``head`` is head now.
 
-        Lines of the reflog that cannot be read are passed over.
+        Lines of the reflog that cannot be read are passed over.  So are versions that the index
+        lacks: nobody can say what a damaged one was built on.
 
         Raises:
-            NoIndex: the index cannot be used, or lacks a version.
+            NoIndex: the index cannot be used.
         """
-        self._catalogue.whole()
+        whole = self._catalogue.up_to_date()
         try:
             text = self._reflog.read_bytes()
         except OSError as error:
@@ -44,7 +45,7 @@ class Committed:
             known = {}
         fresh = [moved_to(line) for line in text[start:end].split(b"\n") if line]
         changed = self._cover(known, [tip for tip in fresh if tip is not None])
-        if end > start:
+        if end > start and whole:  # moves to what is left out must be looked at again
             note = json.dumps({"end": end, "sha256": _last_line(text, end)})
             with self._catalogue.database.writing() as connection:
                 # the index may have been made again meanwhile: then what was known is not in it

@@ -161,6 +161,21 @@ class Database:
                 raise self._unusable(error) from None
 
     @contextmanager
+    def at_one_time(self) -> Iterator[sqlite3.Connection]:
+        """As `reading`, where what other processes write meanwhile is not seen.
+
+        Raises:
+            NoIndex: it cannot be opened or read.
+        """
+        with self.reading() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                with suppress(sqlite3.Error):  # an error may have ended it
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction, which is taken back where the block raises.
 

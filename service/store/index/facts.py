@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
@@ -19,18 +20,6 @@ _COLUMNS = (
     "SELECT f.line, f.depth, f.until, f.number, f.position, f.place, f.question, f.entry, f.seal"
 )
 _FACT = f"{_COLUMNS} FROM fact f WHERE"
-_PAGE = (
-    f"{_COLUMNS} FROM {{keys}} CROSS JOIN fact f "
-    "ON f.number = k.number AND f.position = k.position "
-    "WHERE k.line = :line AND k.depth BETWEEN :low AND :depth "
-    "AND (k.depth < :depth OR k.position > :position) AND {lasts} {more} "
-    "ORDER BY k.depth DESC, k.position LIMIT :limit"
-)
-_OF_SUBJECT = (
-    f"{_FACT} f.subject = :subject AND f.depth <= :depth AND (f.depth < :depth "
-    "OR (f.number, f.position) > (:number, :position)) {more} "
-    "ORDER BY f.depth DESC, f.number, f.position LIMIT :limit"
-)
 
 
 @dataclass(frozen=True)
@@ -110,16 +99,19 @@ def answers(catalogue: Catalogue, tip: str, questions: Collection[str]) -> dict[
     """
     spans = catalogue.spans(tip)
     found: dict[str, str] = {}
-    for question in questions:
-        with catalogue.database.reading() as connection:
-            place = nearest(connection, spans, "fact", {"question": question})
-            if place is not None:
-                (entry,) = connection.execute(
-                    "SELECT entry FROM fact WHERE question = ? AND line = ? AND depth = ? "
-                    "ORDER BY place DESC LIMIT 1",
-                    (question, *place),
-                ).fetchone()
-                found[question] = json.loads(entry)["target_new"]
+    waiting = iter(questions)
+    while some := list(islice(waiting, BATCH)):  # other threads wait no longer
+        with catalogue.database.at_one_time() as connection:
+            for question in some:
+                place = nearest(connection, spans, "fact", {"question": question})
+                if place is not None:
+                    rows = connection.execute(
+                        "SELECT entry FROM fact WHERE question = ? AND line = ? AND depth = ? "
+                        "ORDER BY place DESC LIMIT 1",
+                        (question, *place),
+                    )
+                    (entry,) = _only(rows)
+                    found[question] = json.loads(entry)["target_new"]
     return found
 
 
@@ -131,9 +123,9 @@ def live_count(catalogue: Catalogue, tip: str) -> int:
     """
     catalogue.spans(tip)  # refuses a version that the index lacks
     with catalogue.database.reading() as connection:
-        (found,) = connection.execute(
-            "SELECT live FROM version WHERE number = ?", (int(tip[1:]),)
-        ).fetchone()
+        (found,) = _only(
+            connection.execute("SELECT live FROM version WHERE number = ?", (int(tip[1:]),))
+        )
     return int(found)
 
 
@@ -159,9 +151,11 @@ class FactsOf:
     def counts(self) -> tuple[int, int]:
         """How many facts were taught, and how many of their questions there are."""
         with self._catalogue.database.reading() as connection:
-            facts, live = connection.execute(
-                "SELECT facts, live FROM version WHERE number = ?", (int(self._tip[1:]),)
-            ).fetchone()
+            facts, live = _only(
+                connection.execute(
+                    "SELECT facts, live FROM version WHERE number = ?", (int(self._tip[1:]),)
+                )
+            )
         return int(facts), int(live)
 
     def knows(self, question: str) -> bool:
@@ -185,9 +179,10 @@ class FactsOf:
 
     def _at(self, version: int, depth: int, position: int) -> Taught | None:
         with self._catalogue.database.reading() as connection:
-            [row] = _checked_rows(
-                connection.execute(f"{_FACT} f.number = ? AND f.position = ?", (version, position))
+            found = connection.execute(
+                f"{_FACT} f.number = ? AND f.position = ?", (version, position)
             )
+            [row] = _checked_rows([_only(found)])
         if _later(self._catalogue, self._spans, row) is not None:
             return None
         return Taught(f"v{version}", position, row.question)
@@ -232,7 +227,8 @@ def _rows(
         values |= {"line": span.line, "low": span.low, "high": span.high}
         while True:
             values |= {"depth": depth, "position": position}
-            with catalogue.database.reading() as connection:
+            # a version added between these would take facts from the page that its own span has
+            with catalogue.database.at_one_time() as connection:
                 query = _page_of(connection, span, more, missed=missed)
                 rows = _checked_rows(connection.execute(query, values))
             yield from rows
@@ -252,7 +248,13 @@ def _page_of(connection: sqlite3.Connection, span: Span, more: str, *, missed: b
         keys, lasts = "fact k INDEXED BY fact_line", "(k.until IS NULL OR k.until > :high)"
     else:  # at the end of its line nothing is passed over
         keys, lasts = "fact k INDEXED BY fact_lasting", "k.until IS NULL"
-    return _PAGE.format(keys=keys, lasts=lasts, more=more)
+    return (
+        f"{_COLUMNS} FROM {keys} CROSS JOIN fact f "
+        "ON f.number = k.number AND f.position = k.position "
+        "WHERE k.line = :line AND k.depth BETWEEN :low AND :depth "
+        f"AND (k.depth < :depth OR k.position > :position) AND {lasts} {more} "
+        "ORDER BY k.depth DESC, k.position LIMIT :limit"
+    )
 
 
 def _of_subject(
@@ -268,10 +270,15 @@ def _of_subject(
         depth, number, position = spans[0].high, -1, -1
     else:
         (depth, position), number = place, int(after.version[1:])
+    query = (
+        f"{_FACT} f.subject = :subject AND f.depth <= :depth AND (f.depth < :depth "
+        f"OR (f.number, f.position) > (:number, :position)) {more} "
+        "ORDER BY f.depth DESC, f.number, f.position LIMIT :limit"
+    )
     while True:
         values |= {"depth": depth, "number": number, "position": position}
         with catalogue.database.reading() as connection:
-            rows = _checked_rows(connection.execute(_OF_SUBJECT.format(more=more), values))
+            rows = _checked_rows(connection.execute(query, values))
         # those of other lines at the same depths are passed over
         yield from (row for row in rows if contains(spans, row.line, row.depth))
         if len(rows) < BATCH:
@@ -285,6 +292,18 @@ def _checked_rows(found: Iterable[Sequence[Any]]) -> list[_Row]:
         check_seal(seal, *values[3:])
         rows.append(_Row(*values))
     return rows
+
+
+def _only(found: sqlite3.Cursor) -> Any:
+    """The first row of an answer.
+
+    Raises:
+        NoIndex: there is none, as another process has made the index again meanwhile.
+    """
+    row = found.fetchone()
+    if row is None:
+        raise NoIndex("the index was made again while it was read")
+    return row
 
 
 def _position(catalogue: Catalogue, after: Place) -> tuple[int, int]:
@@ -305,7 +324,7 @@ def _later(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> str | None
     """The batch that edited a fact again next, None if it is live."""
     span = span_at(spans, row.depth)
     assert span is not None
-    with catalogue.database.reading() as connection:
+    with catalogue.database.at_one_time() as connection:
         place: tuple[int, int] | None = None
         if row.until is not None and row.until <= span.high:
             place = row.line, row.until
@@ -313,22 +332,23 @@ def _later(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> str | None
             place = nearest(connection, spans, "fact", {"question": row.question}, span.high)
         if place is None:
             return None
-        (edit,) = connection.execute(
-            "SELECT edit_id FROM version WHERE line = ? AND depth = ?", place
-        ).fetchone()
+        (edit,) = _only(
+            connection.execute("SELECT edit_id FROM version WHERE line = ? AND depth = ?", place)
+        )
     return str(edit)
 
 
 def _checked(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> dict[str, object]:
     """Whether the fact held when a version of the line was last asked; empty if none was."""
     fact = {"number": row.number, "place": row.place}
-    with catalogue.database.reading() as connection:
+    with catalogue.database.at_one_time() as connection:
         place = nearest(connection, spans, "asked", fact)
         if place is None:
             return {}
-        by, holds = connection.execute(
+        found = connection.execute(
             "SELECT by, holds FROM asked WHERE number = :number AND place = :place "
             "AND line = :line AND depth = :depth",
             fact | {"line": place[0], "depth": place[1]},
-        ).fetchone()
+        )
+        by, holds = _only(found)
     return {"holds": bool(holds), "checked_in": f"v{by}"}

@@ -88,8 +88,7 @@ class Sums:
     def find(self, manifest: Manifest) -> Running | None:
         """The state after a version, None if it is not known."""
         with self._lock:
-            found = self._known.get(manifest.id) or self._rebuilt.get(manifest.id)
-            found = found or self._written(manifest.id)
+            found = self._remembered(manifest.id) or self._written(manifest.id)
             if found is None or found.weights_sha256 != manifest.weights_sha256:
                 return None
             self.remember(found)
@@ -105,14 +104,14 @@ class Sums:
                 states.popitem(last=False)
 
     @contextmanager
-    def adding(self) -> Iterator[None]:
-        """Keep sums that this thread puts meanwhile, although no state names them yet.
+    def adding(self, before: Running) -> Iterator[None]:
+        """Keep the sums of a state, and those that this thread puts meanwhile for the next one.
 
         Other threads may save states of their own, upon which files that no state names go.
         """
         thread = threading.get_ident()
         with self._lock:
-            self._unnamed[thread] = set()
+            self._unnamed[thread] = _totals(before)
         try:
             yield
         finally:
@@ -194,6 +193,15 @@ class Sums:
                 del self._mapped[sha256]
             return len(others)
 
+    def _remembered(self, version: str) -> Running | None:
+        """A state in memory; one of which a sum has been removed is forgotten."""
+        found = self._known.get(version) or self._rebuilt.get(version)
+        if found is not None and not self._has_sums_of(found):
+            for states in (self._known, self._rebuilt):
+                states.pop(version, None)
+            return None
+        return found
+
     def _written(self, version: str) -> Running | None:
         path = self._file(version)
         try:
@@ -209,9 +217,11 @@ class Sums:
             return None
         if found is None or self._passed_over.intersection(_totals(found)):
             return None
-        refs = [one.total for one in found.matrices.values() if one.total is not None]
-        whole = all(self._tensors.has(ref) for ref in refs)
-        return found if whole else None
+        return found if self._has_sums_of(found) else None
+
+    def _has_sums_of(self, running: Running) -> bool:
+        refs = [one.total for one in running.matrices.values() if one.total is not None]
+        return all(self._tensors.has(ref) for ref in refs)
 
     def _remove(self, path: Path) -> None:
         """Remove a damaged file, where this process may."""

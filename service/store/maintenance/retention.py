@@ -228,6 +228,8 @@ def _needed(store: Store, kept: Collection[str], manifest: Manifest) -> set[str]
             namers = store.catalogue.naming(sha256)
             if any(not whole or _holds(store, kept, number, sha256) for number, whole in namers):
                 needed.add(sha256)
+        # where the index was made again meanwhile, versions may have left it since `beside`
+        others += store.catalogue.beside()
     except NoIndex:
         others = store.versions.all()
     for one in others:

@@ -138,7 +138,7 @@ class LineSums:
         if self._store.sums.read_only:
             return running
         try:
-            with self._store.sums.adding():
+            with self._store.sums.adding(running):
                 matrices = {name: self._folded(name, one) for name, one in running.matrices.items()}
                 done = running.model_copy(update={"matrices": matrices, "age": 0})
                 self._store.sums.save(done)

@@ -16,6 +16,7 @@ from service.contracts.schemas import Manifest
 from service.contracts.schemas.edits import FactRecord
 from service.store import Store
 from service.store.index import facts as indexed
+from service.store.index.database import Database, NoIndex
 from service.store.index.facts import FactsOf, Place
 from service.store.index.rows import question_of
 
@@ -145,3 +146,57 @@ def added(store: Store, manifest: Manifest) -> None:
         connection.execute("BEGIN")
         store.catalogue._insert(connection, "", manifest)
         connection.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("ask", [page, by_number], ids=["page", "newest"])
+def test_a_version_that_is_added_meanwhile_takes_no_facts_from_a_page(
+    based: Store, ask: Callable[[Store, str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process edits them again after it was found that nobody had."""
+    tip = add(based, "v0", FACTS, {})
+    expected, page_of = ask(based, tip), indexed._page_of
+
+    def added_meanwhile(*given: object, **more: object) -> str:
+        query = page_of(*given, **more)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        other = Store.open(based.root)
+        add(other, tip, FACTS, {})
+        other.catalogue.up_to_date()
+        return query
+
+    monkeypatch.setattr(indexed, "_page_of", added_meanwhile)
+    assert ask(based, tip) == expected
+    assert ask(based, tip) == expected, "in the middle of its line"
+
+
+@pytest.mark.parametrize("ask", [page, taught_last])
+def test_a_row_that_is_gone_when_it_is_looked_at_says_that_there_is_no_index(
+    based: Store, ask: Callable[[Store, str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has made the index again, so that places are others."""
+    tip = add(based, "v0", FACTS, {})
+    monkeypatch.setattr(indexed, "nearest", lambda *_: (9, 9))
+    with pytest.raises(NoIndex):
+        ask(based, tip)
+
+
+def test_many_questions_are_looked_up_in_one_reading(
+    based: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tip = add(based, "v0", FACTS, {})
+    os.utime(based.root / "versions", ns=(0, 0))
+    based.catalogue.up_to_date()
+    opened, counts, before = list[int](), list[int](), Database._opened
+
+    def counted(database: Database) -> object:
+        opened.append(1)
+        return before(database)
+
+    monkeypatch.setattr(Database, "_opened", counted)
+    for number in (1, 1, 50):  # the first time spans are read
+        opened.clear()
+        questions = [question_of(f"City {i}", "{} is in") for i in range(number)]
+        found = indexed.answers(based.catalogue, tip, questions)
+        assert len(found) == min(number, len(FACTS))
+        counts.append(len(opened))
+    assert counts[1] == counts[2]

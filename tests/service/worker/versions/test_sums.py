@@ -322,7 +322,7 @@ def test_a_sum_is_kept_until_its_state_is_saved_whoever_saves_others(
     """An edit and a round of retention write states at the same time."""
     add_chain(base, store, 1)
     sums, other = store.sums, Running(version="v7", weights_sha256="other")
-    with sums.adding():
+    with sums.adding(other):
         total = sums.put("matrix", [2], bytes(16))
         with ThreadPoolExecutor(1) as threads:
             threads.submit(sums.save, other).result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -200,7 +201,7 @@ class TestDraining:
             thread.start()
         if not still_s:
             end.set()
-        monkeypatch.setattr(common.os, "_exit", exits)
+        monkeypatch.setattr(os, "_exit", exits)
         answers_of(still_s).join(lanes)
         assert codes == ([EXIT_AGAIN] if still_s else [])
 

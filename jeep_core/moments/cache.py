@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError, is_no_damage
 from jeep_core.executors.here import HERE
+from jeep_core.executors.threads import every_thread
 from jeep_core.executors.work import Executor
 from jeep_core.models.fused.rounding import has_fast_bfloat16
 from jeep_core.models.loading import LoadedModel, texts_sha256
@@ -34,7 +35,6 @@ from jeep_core.moments.source import (
     text_of,
 )
 from jeep_core.moments.sums import MomentSums, accumulate, pack, way_of_summing
-from jeep_core.moments.threads import every_thread
 from jeep_core.moments.unfinished import Unfinished
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.spec.matrices import GradientOf, Measured, in_order

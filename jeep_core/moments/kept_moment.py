@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from jeep_core.errors import JeepError, is_out_of_memory, is_passing
-from jeep_core.moments.threads import all_threads
+from jeep_core.executors.threads import all_threads
 from jeep_core.moments.unfinished import GIVEN_UP_S
 from jeep_core.storage.files import load_whole, save_whole
 from jeep_core.storage.looking import listed, present

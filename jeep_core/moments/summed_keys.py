@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from jeep_core.errors import NumericalError
-from jeep_core.moments.threads import all_threads
+from jeep_core.executors.threads import all_threads
 from jeep_core.spec.finite import OTHER_VERSION
 from jeep_core.updates.kept import KeptKeys
 from jeep_core.updates.operations import SMALLEST_BLOCK, block_of

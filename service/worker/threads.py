@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from jeep_core.executors.threads import with_threads
 from jeep_core.models.loading import LoadedModel
-from jeep_core.moments.threads import fewer_threads
 
 SMALL_MODEL = 100_000_000
 """Parameters up to which one thread is fastest for work too short to be split."""
@@ -86,7 +86,7 @@ def edit_threads(base: LoadedModel, facts: int) -> Iterator[int]:
     own = every
     if facts <= FEW_FACTS and base.device.type == "cpu":
         own = 1 if _small(base) else max(1, every // 2)
-    with fewer_threads(own):
+    with with_threads(own):
         yield every - own
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from jeep_core.executors.threads import all_threads, every_thread, with_threads
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments import kept_moment, summed_keys
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.factors import MomentFactor
-from jeep_core.moments.threads import all_threads, every_thread, fewer_threads
 from jeep_core.updates.kept import KeyRows
 from jeep_core.updates.operations import block_of
 
@@ -65,15 +65,15 @@ def test_an_edit_with_fewer_threads_makes_the_same(
 
     monkeypatch.setattr(owner, name, watched)
     make(factor())
-    with fewer_threads(1):
+    with with_threads(1):
         make(factor())
         assert torch.get_num_threads() == 1
     assert seen == [3, 3]
 
 
 def test_those_that_were_there_before_the_outermost_block_are_all() -> None:
-    with fewer_threads(2):
-        with fewer_threads(1):
+    with with_threads(2):
+        with with_threads(1):
             assert (torch.get_num_threads(), every_thread()) == (1, 3)
             with all_threads():
                 assert (torch.get_num_threads(), every_thread()) == (3, 3)
@@ -83,7 +83,7 @@ def test_those_that_were_there_before_the_outermost_block_are_all() -> None:
 
 
 def test_the_number_is_as_before_after_an_error() -> None:
-    with pytest.raises(KeyError), fewer_threads(1), all_threads():
+    with pytest.raises(KeyError), with_threads(1), all_threads():
         raise KeyError
     assert (torch.get_num_threads(), every_thread()) == (3, 3)
 
@@ -97,7 +97,7 @@ def test_another_thread_has_a_number_of_its_own() -> None:
         with all_threads():
             found.append(torch.get_num_threads())
 
-    with fewer_threads(1):
+    with with_threads(1):
         other = Thread(target=look)
         other.start()
         other.join()
@@ -128,7 +128,7 @@ def test_a_factor_in_a_file_serves_processes_with_as_many_threads(
     for count in (1, 3, 1, 3):
         torch.set_num_threads(count)
         _ = ensured().factor(1).lower
-    with fewer_threads(1):
+    with with_threads(1):
         _ = ensured().factor(1).lower
     assert made == [1, 3]
     assert len(list(tmp_path.glob("factor-*"))) == 2

@@ -43,6 +43,10 @@ def asked_for(kind: RequestKind = "generate", pinned: str | None = None) -> Work
     )
 
 
+def error_of(code: str) -> WorkerReply:
+    return WorkerReply(event="error", data={"code": code, "message": ""})
+
+
 class Played:
     """A worker whose heart beats until ``die``, and which does what a test says."""
 
@@ -69,6 +73,12 @@ class Played:
                 for one in self.queue.take(0, 1):
                     return one
                 await asyncio.sleep(0.02)
+
+    async def fails(self, *, after: Sequence[WorkerReply] = ()) -> WorkerReply:
+        """Its error as the answer to the next request, ``after`` other replies."""
+        taken, error = await self.takes(), error_of("out_of_memory")
+        self.queue.reply_all([(taken.id, one) for one in (*after, error)])
+        return error
 
     def die(self) -> None:
         self.living.remove(self)
@@ -211,7 +221,7 @@ async def test_an_error_that_another_need_not_have_is_no_answer(
     asking = asyncio.ensure_future(answer(api, asked_for()))
     first = await one.takes()
     two.says(takes=True)
-    one.queue.reply(first.id, WorkerReply(event="error", data={"code": code, "message": ""}))
+    one.queue.reply(first.id, error_of(code))
     second = await two.takes()
     two.queue.reply(second.id, result("right"))
     assert await asking == [result("right")]
@@ -224,9 +234,7 @@ async def test_a_second_try_is_not_left_to_the_worker_that_has_failed(
     follower = Played(client, "follower")
     writer = Played(client, "writer", role="writer", takes=False)
     asking = asyncio.ensure_future(answer(api, asked_for()))
-    first = await follower.takes()
-    error = {"code": "out_of_memory", "message": ""}
-    follower.queue.reply(first.id, WorkerReply(event="error", data=error))
+    await follower.fails()
     await asked_at(client, ["writer"], 1)
     assert follower.queue.take(0, 8) == []
     writer.queue.reply((await writer.takes()).id, result("right"))
@@ -242,8 +250,7 @@ async def test_an_error_is_the_answer_where_the_other_worker_cannot_answer(
     one = Played(client, "one")
     other = Played(client, "two", takes=False, **described)
     asking = asyncio.ensure_future(answer(api, asked_for()))
-    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
-    one.queue.reply((await one.takes()).id, error)
+    error = await one.fails()
     assert await asking == [error]
     assert other.queue.take(0, 8) == []
 
@@ -253,8 +260,7 @@ async def test_an_error_is_the_answer_if_the_second_worker_is_lost(
 ) -> None:
     one, two = Played(client, "one"), Played(client, "two", takes=False)
     asking = asyncio.ensure_future(answer(api, asked_for()))
-    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
-    one.queue.reply((await one.takes()).id, error)
+    error = await one.fails()
     await two.takes()
     two.die()
     assert await asking == [error]
@@ -267,8 +273,7 @@ async def test_a_second_try_goes_to_a_worker_that_can_answer(
     damaged = Played(client, "damaged", damaged=["v0"])
     able = Played(client, "able", takes=False, load=3)
     asking = asyncio.ensure_future(answer(api, asked_for()))
-    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
-    one.queue.reply((await one.takes()).id, error)
+    await one.fails()
     able.queue.reply((await able.takes()).id, result("right"))
     assert await asking == [result("right")]
     assert damaged.queue.take(0, 8) == []
@@ -279,9 +284,7 @@ async def test_after_a_token_an_error_of_the_worker_is_said_as_it_is(
 ) -> None:
     one, _ = Played(client, "one"), Played(client, "two", takes=False)
     asking = asyncio.ensure_future(answer(api, asked_for()))
-    error = WorkerReply(event="error", data={"code": "out_of_memory", "message": ""})
-    first = await one.takes()
-    one.queue.reply_all([(first.id, TOKEN), (first.id, error)])
+    error = await one.fails(after=[TOKEN])
     assert await asking == [TOKEN, error]
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from support.library import tiny
 
-from jeep_core.executors.threads import use_threads
-from jeep_core.moments.threads import every_thread
+from jeep_core.executors.threads import every_thread, use_threads
 from jeep_core.monitor import Cancelled
 from service.worker import threads
 from service.worker.aside import aside

@@ -344,22 +344,33 @@ def _stop(server: uvicorn.Server) -> None:
 
 def server_config(settings: Settings, **options: Any) -> uvicorn.Config:
     """The api's server; ``options`` of uvicorn take precedence."""
-    from service.api import create_app  # a second of imports, for which no worker waits
+    # a second of imports, for which no worker waits
+    from service.api import create_app
+    from service.api.http.limits import CLOSING_S
 
     proxies = trusted_proxies()
     defaults: dict[str, Any] = {
         "log_level": settings.log_level,
         "log_config": None,
-        "timeout_graceful_shutdown": 5,
+        "timeout_graceful_shutdown": CLOSING_S,
         "proxy_headers": bool(proxies),
         "forwarded_allow_ips": proxies,
     }
     return uvicorn.Config(create_app(settings), **(defaults | options))
 
 
+class ApiServer(uvicorn.Server):
+    """Tells its app that it is told to stop, before it waits for what the app answers."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        self.config.app.state.api.closing.begin()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
 def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
     with postponed(kept=True):
-        return uvicorn.Server(server_config(settings, access_log=access_log))
+        return ApiServer(server_config(settings, access_log=access_log))
 
 
 def _ending(code: int) -> str:

@@ -12,7 +12,7 @@ from service.api.console import add_console
 from service.api.http import problems
 from service.api.http.access import Gate
 from service.api.http.auditing import Audit
-from service.api.http.limits import RateLimit, Streams
+from service.api.http.limits import Closing, RateLimit, Streams
 from service.api.http.middleware import (
     BodyLimit,
     BrowserHeaders,
@@ -110,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
         ModelCache(store),
         Reconciler(store, queue),
         Streams(settings.max_streams),
+        Closing(),
         Room(store.root, settings.max_store_mb, settings.min_free_mb),
         sessions,
     )

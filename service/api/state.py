@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.api.http.limits import Streams, check_queue
+from service.api.http.limits import Closing, Streams, check_queue
 from service.api.http.problems import NO_QUEUE, NO_WORKER, unavailable
 from service.api.http.sessions import Sessions
 from service.api.model import ModelCache
@@ -30,6 +30,7 @@ class ApiState:
     models: ModelCache
     reconciler: Reconciler
     streams: Streams
+    closing: Closing
     room: Room
     sessions: Sessions
 

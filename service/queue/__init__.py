@@ -5,6 +5,7 @@
 """
 
 from service.contracts.wire import JobEvent, Keys, LiveJob, WorkerBeat
+from service.queue.asking import STOPPING
 from service.queue.asynchronous import AsyncQueue
 from service.queue.connection import Client, connect, connect_async, end_patience, server_process
 from service.queue.errors import (
@@ -25,6 +26,7 @@ from service.queue.members import Members
 from service.queue.requests import Heartbeat, RequestQueue, is_worker_alive
 
 __all__ = [
+    "STOPPING",
     "AnswerBrokenOff",
     "AsyncQueue",
     "Client",

@@ -37,7 +37,7 @@ def test_an_answer_ends_with_its_result_or_a_reason(
     allowed = {
         "worker": ("result", *CODES),
         "server": ("result", *CODES),
-        "api": ("result", "lost", *CODES),
+        "api": ("result", "lost", "stopping", *CODES),
     }
     if (victim, how) == ("worker", "term"):
         assert end == "result", "it goes on answering for JEEP_DRAIN_S"
@@ -67,3 +67,17 @@ def test_a_writer_that_is_told_to_stop_says_so_and_answers_what_it_has(service: 
     assert service.worker.ended() == 0
     assert late.ended() in ("no_worker", "result"), "it may have been read a moment before"
     service.worker.start()
+
+
+def test_an_api_that_is_told_to_stop_ends_the_answers_that_it_gives(service: Service) -> None:
+    halts = service.halt("worker", DECODING)
+    begun = Answer(service)
+    until(halts.reached, "the worker decodes")
+    service.api.signal(signal.SIGTERM)
+    until(lambda: "Waiting for connections to close" in service.api.log.read_text(), "it stops")
+    time.sleep(1)  # streams look for it twice a second
+    halts.let_go()
+    assert begun.ended() == "result"
+    service.api.ended()
+    service.api.start()
+    service.wait_ready()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from sse_starlette import EventSourceResponse
@@ -23,6 +24,8 @@ from service.store import Store
 
 PING_SECONDS = 5
 """Time between two comments on a stream without events, so that nobody takes it for dead."""
+CLOSING_S = 5
+"""How long an api that is told to stop waits for what it answers; Docker waits for 10 s."""
 BUSY_S = 5
 """Seconds after which a place may be free again."""
 
@@ -79,6 +82,41 @@ class Streams:
     def answer(self, caller: Caller, *args: Any, **options: Any) -> EventSourceResponse:
         """An event stream that keeps a place as long as it is open, or 429."""
         return _Stream(self, caller, *args, ping=PING_SECONDS, **options)
+
+    def tokens(self, caller: Caller, *args: Any, **options: Any) -> EventSourceResponse:
+        """As `answer`, of an answer that ends: an api that is told to stop waits for it a while."""
+        return self.answer(caller, *args, shutdown_grace_period=CLOSING_S - 0.5, **options)
+
+
+class Closing:
+    """The end of an api that is told to stop: what still waits then gets a reason, and in time."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._waiting: set[asyncio.Timeout] = set()
+
+    def begin(self) -> None:
+        """The api is told to stop; to be called on its event loop."""
+        self._at = asyncio.get_running_loop().time() + CLOSING_S - 1
+        for limit in self._waiting:
+            limit.reschedule(self._at)
+
+    @asynccontextmanager
+    async def limit(self) -> AsyncIterator[asyncio.Timeout]:
+        """A second before the server would end it, the block is cancelled.
+
+        Python 3.11 loses a cancellation in the moment in which something has been sent
+        (``asyncio.wait_for``); the server ends such a block.
+
+        Raises:
+            TimeoutError: it was, and the limit says that it is ``expired``.
+        """
+        async with asyncio.timeout_at(self._at) as limit:
+            self._waiting.add(limit)
+            try:
+                yield limit
+            finally:
+                self._waiting.discard(limit)
 
 
 class _Stream(EventSourceResponse):

@@ -17,7 +17,13 @@ from service.contracts.jobs import JobError, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.contracts.schemas.worker import RequestKind
 from service.ops import logs, tracing
-from service.queue import AnswerBrokenOff, RequestLost, RequestTimeout, WorkerGone
+from service.queue import (
+    STOPPING,
+    AnswerBrokenOff,
+    RequestLost,
+    RequestTimeout,
+    WorkerGone,
+)
 
 ANSWERED = ("generate", "complete")
 """The kinds of request that a version answers."""
@@ -52,13 +58,14 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
 
     Raises:
         ApiProblem: 503 if the worker is gone, and so is the one that was asked instead, or tokens
-            had come from it; 504 after the deadline; or the worker's own error.
+            had come from it, or if the api has to end first; 504 after the deadline; or the
+            worker's own error.
     """
     began = time.monotonic()
     try:
         async with queue_or_503():
             asked = state.queue.ask(request)
-            async with aclosing(asked) as answers:
+            async with aclosing(_while_open(state, asked)) as answers:
                 async for reply in answers:
                     if reply.event == "error":
                         raise from_worker(JobError.model_validate(reply.data))
@@ -74,6 +81,26 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
             "(JEEP_GENERATE_TIMEOUT_S): ask for less at once, or try again"
         )
         raise ApiProblem(error.code, detail) from None
+
+
+async def _while_open(
+    state: ApiState, asked: AsyncGenerator[WorkerReply, None]
+) -> AsyncGenerator[WorkerReply, None]:
+    """The replies, as long as the api has not to end before the next one."""
+    async with aclosing(asked):
+        while True:
+            try:
+                async with state.closing.limit() as limit:
+                    reply = await anext(asked, None)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise unavailable(
+                    STOPPING, "the api is told to stop, or to start again: ask again"
+                ) from None
+            if reply is None:
+                return
+            yield reply
 
 
 async def result(state: ApiState, client: Request, request: WorkerRequest) -> dict[str, Any]:

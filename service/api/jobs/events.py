@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -74,13 +74,15 @@ async def follow(state: ApiState, job_id: str, last_id: str = "") -> AsyncGenera
 
 
 async def wait_for_end(state: ApiState, job_id: str, seconds: float) -> Job:
-    """The job when it has ended, or as it is after ``seconds``."""
-    try:
-        async with asyncio.timeout(seconds), aclosing(follow(state, job_id)) as events:
+    """The job when it has ended, or as it is after ``seconds`` or when the api has to end."""
+    with suppress(TimeoutError):
+        async with (
+            state.closing.limit(),
+            asyncio.timeout(seconds),
+            aclosing(follow(state, job_id)) as events,
+        ):
             async for _ in events:
                 pass
-    except TimeoutError:
-        pass
     return await current(state, await run_in_threadpool(state.store.journal.read, job_id))
 
 

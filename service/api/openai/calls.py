@@ -123,7 +123,7 @@ async def answer(request: Request, state: ApiState, call: Call, writer: Writer) 
     headers = {"X-Model-Version": call.version}
     if call.ask.stream:
         events = _events(request, state, asked, writer)
-        return state.streams.answer(caller_of(request), events, headers=headers)
+        return state.streams.tokens(caller_of(request), events, headers=headers)
     try:
         data = await result(state, request, asked)
     except ApiProblem as problem:

@@ -80,7 +80,7 @@ async def generate(request: Request, state: State) -> Response:
     if body.stream:
         events = _events(state, request, asked)
         caller = caller_of(request)
-        return state.streams.answer(caller, events, headers=headers)
+        return state.streams.tokens(caller, events, headers=headers)
     answer = GenerateResult.model_validate(await result(state, request, asked))
     content = answer.model_dump_json()
     return Response(content, headers=headers, media_type="application/json")

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvicorn
 import uvicorn.server
 
-from service.serve import server_config
+from service.serve import ApiServer, server_config
 from service.settings import Settings
 
 
@@ -42,7 +42,7 @@ class _Asyncio:
 uvicorn.server.asyncio = _Asyncio()  # type: ignore[attr-defined]
 
 
-class Prompt(uvicorn.Server):
+class Prompt(ApiServer):
     """Ends when it is asked to; uvicorn's own looks every tenth of a second."""
 
     async def main_loop(self) -> None:

@@ -331,9 +331,8 @@ class Catalogue:
     def forget(self) -> None:
         """Remove all that is known of versions: their files are read again."""
         with self._lock, self.database.writing() as connection:
-            self._seen, self._names.generation = None, -1
+            self._seen, self._names.generation, self._spans = None, -1, {}
             forget_versions(connection)
-            self._spans.clear()
 
     def _add(self, numbers: Iterable[int]) -> None:
         waiting = iter(sorted(numbers))

@@ -69,8 +69,8 @@ def list_facts(
         bool | None,
         Query(
             description="Only facts that held when they were last asked (`true`), or did not "
-            "(`false`); the answer after a fact's own edit counts until a later one, or a check, asks "
-            "it again."
+            "(`false`); the answer after a fact's own edit counts until a later one, or a check, "
+            "asks it again."
         ),
     ] = None,
     limit: Limit = 50,
@@ -80,8 +80,8 @@ def list_facts(
 ) -> FactPage:
     """With a `subject`: all its facts in the history of a version.  `live` ones govern what the
     version says, `superseded` ones were edited again by a later batch.  Without: all live facts.
-    `checked_in` is the version that was asked a fact last: by the edit that made it, or by the check
-    `check_id`.  A check of one version says nothing of those that it is built on, nor of others.
+    `checked_in` is the version of the history that was asked a fact last: by the edit that made
+    it, or by the check `check_id`.
 
     The pages of one list belong to one version, also where head moves in between.
     """

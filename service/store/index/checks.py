@@ -44,14 +44,15 @@ class Checks:
             NoIndex: the index cannot be used.
         """
         self._catalogue.up_to_date()
-        database = self._catalogue.database
+        database, jobs = self._catalogue.database, self._journal.unchecked()
         with database.reading() as connection:
             query = "SELECT 1 FROM checked WHERE job NOT IN (SELECT id FROM job) LIMIT 1"
             gone = connection.execute(query).fetchone()
         if gone:  # what they have overwritten is not known any more
             self._catalogue.forget()
             self._catalogue.up_to_date()
-        for job in self._journal.unchecked():
+            jobs = self._journal.unchecked()
+        for job in jobs:
             if job.status is JobStatus.SUCCEEDED:
                 self._add(job)
             elif job.status in TERMINAL:

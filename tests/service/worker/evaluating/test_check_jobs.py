@@ -90,7 +90,8 @@ class Bench:
 
     def report(self, result: CheckResult, name: str) -> list[dict[str, Any]]:
         job_id = result.check_id.replace("check_", "job_")
-        return [json.loads(line) for line in self.store.reports.path(job_id, name).open()]
+        lines = self.store.reports.path(job_id, name).read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +163,8 @@ def test_missing_facts_are_written_as_they_are_sent(
     [sent] = bench.report(found, MISSING_FILE)
     assert FactIn.model_validate(sent).neighborhood_prompts == ["Nice lies in"]
     again = bench.edit(sent)
-    assert (again.facts[0].prompt, again.facts[0].target_true) == ("{} lies in", " France") or (
-        again.facts[0].target_true == "France"
-    )
+    assert again.facts[0].target_true is not None
+    assert again.facts[0].target_true.strip() == "France"
     assert listing.live_count(bench.store, again.id) == 6, "the same question"
 
 

@@ -34,7 +34,7 @@ class Asked:
 
 
 Answers = Mapping[str, Mapping[tuple[str, int], tuple[bool, str]]]
-"""What checks found: by the version that was asked, by version and index of a fact, whether that
+"""The findings of checks: by the version that was asked, by version and index of a fact, whether that
 holds, and the job that has asked it last."""
 
 
@@ -145,7 +145,7 @@ def _index(version: Manifest, position: int) -> int:
 
 
 def _asked_by(version: Manifest, answers: Answers) -> dict[tuple[str, int], Asked]:
-    """What a version was asked last of facts, by checks or else by its edit."""
+    """The facts that a version was asked, last by checks or else by its edit."""
     found: dict[tuple[str, int], Asked] = {}
     earlier = version.result.earlier if version.result else None
     if earlier is not None:

@@ -89,7 +89,7 @@ Told = dict[tuple[int, int], tuple[bool, str]]
 
 
 def _checks(store: Store, connection: sqlite3.Connection) -> dict[int, Told | None]:
-    """What the checks in the index have found, by the number of the version that was asked.
+    """The findings of the checks in the index, by the number of the version that was asked.
 
     None where the record or the report of one cannot be read.
     """

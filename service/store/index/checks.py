@@ -1,4 +1,4 @@
-"""What checks of facts have found: their reports, and the index of them."""
+"""The findings of checks of facts: their reports, and the index of them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Checks:
             connection.execute("INSERT OR IGNORE INTO checked VALUES (?, ?)", (job.id, number))
 
     def answers(self) -> Answers:
-        """What checks have found, from the files alone."""
+        """The findings of all checks, from the files alone."""
         found: dict[str, dict[tuple[str, int], tuple[bool, str]]] = {}
         for job in self._journal.all({JobStatus.SUCCEEDED}, JobKind.CHECK):  # the newest first
             for number, index, by, holds in self.rows(job) or ():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jeep_core.editors import BrokenEditor, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.outcomes import ANSWER_TOKENS
-from jeep_core.evaluation.replies import Told, replies
+from jeep_core.evaluation.units import Told, replies
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from jeep_core.evaluation.replies import BRIEF
+from jeep_core.evaluation.units import BRIEF
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact

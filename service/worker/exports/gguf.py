@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from jeep_core.evaluation.replies import Told
+from jeep_core.evaluation.units import Told
 from jeep_core.exports.gguf.proof import Asked as Way
 from jeep_core.exports.gguf.proof import ProofSheet, Question, longest, prove_file, questions_of
 from jeep_core.exports.gguf.server import LlamaServer

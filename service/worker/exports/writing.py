@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jeep_core.evaluation.replies import Told
+from jeep_core.evaluation.units import Told
 from jeep_core.exports.bases import BaseName
 from jeep_core.exports.card import Origin
 from jeep_core.exports.folders import FileHash

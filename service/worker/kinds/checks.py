@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from jeep_core.evaluation.replies import NotAsked, Told, asked_apart
+from jeep_core.evaluation.units import NotAsked, Told, asked_apart
 from jeep_core.models.giving_way import giving_way
 from jeep_core.spec.facts import normalise
 from service.contracts.schemas.edits import FactRecord
@@ -97,7 +97,7 @@ def _chosen(task: Task, payload: CheckPayload) -> Sample:
 
 
 def _replies(task: Task, version: str, facts: Sequence[Edited]) -> list[Reply]:
-    """What the version says to each fact; answers of an earlier attempt are read."""
+    """The version's answer to each fact; those of an earlier attempt are read."""
     of_layout(task.work, LAYOUT)
     path = task.work / ANSWERS_FILE
     kept = Records(path)

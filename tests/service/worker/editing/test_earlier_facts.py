@@ -12,7 +12,7 @@ from support.service.edit_runner import runner_and_views as made
 
 import jeep_core
 from jeep_core.evaluation import outcomes as measuring
-from jeep_core.evaluation.replies import Told
+from jeep_core.evaluation.units import Told
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import NOTHING
 from jeep_core.spec.hparams import Contexts

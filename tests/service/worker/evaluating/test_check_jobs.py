@@ -13,8 +13,8 @@ from support.service.edit_runner import runner_and_views as made
 
 import jeep_core
 from jeep_core.errors import Cancelled, NumericalError
-from jeep_core.evaluation import replies as asking
-from jeep_core.evaluation.replies import Told, asked_apart
+from jeep_core.evaluation import units as asking
+from jeep_core.evaluation.units import Told, asked_apart
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor

@@ -88,7 +88,7 @@ def test_facts_that_the_file_has_lost_are_named_with_what_keeps_them(
     def says_them(view: object, asked: list, *_: object) -> list:
         return [gguf_proof.Reply(*right[q.ids]) for q in asked]
 
-    from jeep_core.evaluation.replies import Told
+    from jeep_core.evaluation.units import Told
     from jeep_core.exports.gguf import proof as gguf_proof
     from service.worker.exports import asking
 

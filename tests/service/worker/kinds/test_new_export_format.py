@@ -13,7 +13,7 @@ from support.library.exported import edited, loaded
 from support.service.outward.export_bench import ExportBench
 from typer.testing import CliRunner
 
-from jeep_core.evaluation.replies import Told
+from jeep_core.evaluation.units import Told
 from jeep_core.exports.folders import verify
 from service.api.resources.exports import _options
 from service.cli import app

@@ -34,8 +34,8 @@ class Asked:
 
 
 Answers = Mapping[str, Mapping[tuple[str, int], tuple[bool, str]]]
-"""The findings of checks: by the version that was asked, by version and index of a fact, whether that
-holds, and the job that has asked it last."""
+"""The findings of checks: by the version that was asked, and by version and index of a fact,
+whether that holds, and the job that has asked it last."""
 
 
 def check_id_of(job_id: str) -> str | None:

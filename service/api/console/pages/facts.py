@@ -209,8 +209,8 @@ def _events(store: Store, tip: str, about: Sequence[FactEntry]) -> list[Event]:
     for fact in about:
         events.append(Event("taught", fact.version, fact.created_at, fact=fact))
         for asked in listing.checks(store, tip, fact):
-            found = {"fact": fact, "holds": asked.holds, "check_id": asked.check_id}
-            events.append(Event("asked", asked.version, _when(store, asked), **found))
+            when, by = _when(store, asked), asked.check_id
+            events.append(Event("asked", asked.version, when, fact, asked.holds, by))
     # within a version: taught, then asked
     ordered = sorted(events, key=_order)
     return ordered[::-1]

@@ -1,4 +1,4 @@
-"""What checks of facts have found is shown of the version that was asked, whoever reads it."""
+"""The findings of checks of facts are shown of the version that was asked, whoever reads them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
 
 from pydantic import ValidationError
 
@@ -18,9 +17,6 @@ from service.store.journal import Journal
 from service.store.reports import Reports
 
 log = logging.getLogger(__name__)
-
-AT_ONCE = 5000
-"""Answers that are added in one transaction: others wait no longer."""
 
 
 class Checks:
@@ -60,19 +56,19 @@ class Checks:
                     connection.execute("INSERT OR IGNORE INTO checked VALUES (?, NULL)", (job.id,))
 
     def _add(self, job: Job) -> None:
+        """Add the answers of a check, all at one time, as others may make the index again."""
         database, number = self._catalogue.database, _asked(job)
+        query = "SELECT line, depth FROM version WHERE number = ?"
         with database.reading() as connection:
-            query = "SELECT line, depth FROM version WHERE number = ?"
-            place = connection.execute(query, (number,)).fetchone()
-        rows = None if place is None else self.rows(job)
+            known = connection.execute(query, (number,)).fetchone()
+        rows = self.rows(job) if known else None
         if rows is None:
             return
-        waiting = iter(rows)
-        while some := list(islice(waiting, AT_ONCE)):
-            with database.writing() as connection:
-                add_answers(connection, some, place, job.id)
         with database.writing() as connection:
-            connection.execute("INSERT OR IGNORE INTO checked VALUES (?, ?)", (job.id, number))
+            place = connection.execute(query, (number,)).fetchone()
+            if place is not None:
+                add_answers(connection, rows, place, job.id)
+                connection.execute("INSERT OR IGNORE INTO checked VALUES (?, ?)", (job.id, number))
 
     def answers(self) -> Answers:
         """The findings of all checks, from the files alone."""

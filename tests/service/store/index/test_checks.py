@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.builders import add_version
@@ -200,10 +202,27 @@ def test_an_index_that_lacks_an_answer_is_found(store: Store, table: str) -> Non
     assert difference(store) is not None
 
 
-def test_answers_are_added_a_part_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "AT_ONCE", 1)
+def test_answers_are_added_whole_or_not_at_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shown(store, "v1")
     add_check(store, "v1", {"v1": [1, 2]}, {"v1": [0]})
-    assert [holds for holds, _, _ in shown(store, "v1").values()] == [False, True, True]
+    added = checks.add_answers
+
+    def broken_off(*given: Any) -> None:
+        added(*given)
+        raise sqlite3.OperationalError("the disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(checks, "add_answers", broken_off)
+        assert [holds for holds, _, _ in shown(store, "v1").values()] == [False, True, True]
+    store.catalogue.database._rests_until = 0.0
+    with store.catalogue.database.reading() as connection:
+        assert connection.execute("SELECT * FROM checked").fetchall() == []
+        told = connection.execute("SELECT number, place, by FROM asked WHERE by = 1").fetchall()
+    assert told == []
+    assert shown(store, "v1") != before
+    assert difference(store) is None
 
 
 def test_an_index_of_any_tree_is_that_of_its_files(tmp_path: Path) -> None:

@@ -336,6 +336,16 @@ def finish(
     return found
 
 
+def count_or_all(text: str | None, flag: str) -> int | str | None:
+    """How many facts are asked: a number, or ``all``."""
+    if text is None or text == "all":
+        return text
+    if not re.fullmatch("[0-9]{1,9}", text):
+        message = f"must be a number or all, not {text[:40]!r}"
+        raise typer.BadParameter(message, param_hint=flag)
+    return int(text)
+
+
 def show_status(job: JobOut, as_json: bool) -> None:
     """Show a job that is not waited for."""
     show(job, as_json, lambda job: f"{job.id} is {job.status.value}")

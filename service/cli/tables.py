@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WorkerOut,
     )
     from service.contracts.schemas.access import ApiKey, AuditEntry
+    from service.contracts.schemas.effects.checks import Check
     from service.contracts.schemas.effects.drift import Drift
     from service.contracts.schemas.effects.earlier import EarlierFacts
     from service.contracts.schemas.exports import Export
@@ -49,7 +50,7 @@ def _row(table: Listing, *cells: object) -> None:
     table.add_row(*(Text("" if cell is None else str(cell)) for cell in cells))
 
 
-def without_result(answer: Drift | Edit | Evaluation | Export | Probe | JobOut) -> Text:
+def without_result(answer: Check | Drift | Edit | Evaluation | Export | Probe | JobOut) -> Text:
     """The status of a job that has no result, with the reason."""
     return Text(f"{answer.id} {answer.status.value}{_why(answer.error)}", style="red")
 

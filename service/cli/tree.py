@@ -36,7 +36,9 @@ VISIBLE = (
     Later("restore", "store:restore", "Make a store from a backup.", STUDIES),
     Later("models", "models:group", "Models by name: list, get, add, show.", GROUPS),
     Later("edits", "edits:group", "Batches of facts: list, show, revert.", GROUPS),
-    Later("versions", "versions:group", "Versions: list, diff, name, export, drift.", GROUPS),
+    Later(
+        "versions", "versions:group", "Versions: list, diff, name, export, check, drift.", GROUPS
+    ),
     Later("suites", "suites:group", "Evaluation suites: list, add.", GROUPS),
     Later("evaluations", "evaluations:group", "Measurements: list, show, compare.", GROUPS),
     Later(

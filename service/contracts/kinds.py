@@ -137,6 +137,17 @@ class JobKind(StrEnum):
         prefix="drift_",
         shared=always,
     )
+    CHECK = KindSpec(
+        "check",
+        Lane.READ,
+        f"{SCHEMAS}.effects.checks:CheckPayload",
+        f"{SCHEMAS}.effects.checks:CheckResult",
+        f"{RUNNERS}.checks:run",
+        path="/checks",
+        prefix="check_",
+        reports=("answers.jsonl", "missing.jsonl"),
+        shared=always,
+    )
     EXPORT = KindSpec(
         "export",
         Lane.READ,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jeep_core.spec.facts import composed, fill, normalise, question_key
+from service.contracts.kinds import JobKind
 from service.contracts.schemas import FactEntry, FactRecord, Manifest
 
 Chosen = Callable[[FactRecord], bool]
@@ -22,27 +23,46 @@ class Governing:
 
 @dataclass(frozen=True)
 class Asked:
-    """A check of a fact: the version that was asked, and whether it said the target."""
+    """A check of a fact: the version that was asked, and whether it said the target.
+
+    ``check_id``: the check that has asked it, None where it was an edit.
+    """
 
     version: str
     holds: bool
+    check_id: str | None = None
+
+
+Answers = Mapping[str, Mapping[tuple[str, int], tuple[bool, str]]]
+"""The findings of checks: by the version that was asked, and by version and index of a fact,
+whether that holds, and the job that has asked it last."""
+
+
+def check_id_of(job_id: str) -> str | None:
+    """The id of the check that is a job; None without one."""
+    return JobKind.CHECK.spec.resource_id(job_id) if job_id else None
 
 
 def facts_of(
-    line: Sequence[Manifest], chosen: Chosen | None = None, subject: str | None = None
+    line: Sequence[Manifest],
+    chosen: Chosen | None = None,
+    subject: str | None = None,
+    answers: Answers | None = None,
 ) -> Iterator[FactEntry]:
     """Every fact of a line, those of the latest batch first.
 
-    With ``chosen`` only such facts, with ``subject`` only those about it.
+    With ``chosen`` only such facts, with ``subject`` only those about it.  ``answers``: what
+    versions were asked beside their edits, which is later than what these asked.
 
     A fact that a later batch edits again is superseded by the next batch that does.
     """
     wanted = None if subject is None else normalise(subject)
     later: dict[tuple[str, str], str] = {}
-    asked: dict[tuple[str, int], tuple[bool, str]] = {}
+    asked: dict[tuple[str, int], Asked] = {}
     for version in reversed(line):
         edit_id = str(version.edit_id)
-        _add_checks(version, asked)
+        for fact_at, one in _asked_by(version, answers or {}).items():
+            asked.setdefault(fact_at, one)  # unless a later version was asked it
         facts = _about(version, wanted)
         for position, fact in facts:
             if chosen is not None and not chosen(fact):
@@ -50,8 +70,8 @@ def facts_of(
             superseded_by = later.get(_key(fact))
             outcome = version.result.facts[position] if version.result else None
             index = outcome.index if outcome else position
-            own = (outcome.success, version.id) if outcome else (None, None)
-            holds, checked_in = asked.get((version.id, index), own)
+            own = Asked(version.id, outcome.success) if outcome else None
+            last = asked.get((version.id, index), own)
             yield FactEntry(
                 subject=fact.subject,
                 prompt=fact.prompt,
@@ -66,8 +86,9 @@ def facts_of(
                 index=index,
                 state="live" if superseded_by is None else "superseded",
                 superseded_by=superseded_by,
-                holds=holds,
-                checked_in=checked_in,
+                holds=last.holds if last else None,
+                checked_in=last.version if last else None,
+                check_id=last.check_id if last else None,
                 created_at=version.created_at,
             )
         later.update((_key(fact), edit_id) for _, fact in facts)
@@ -101,23 +122,20 @@ def governing(line: Sequence[Manifest]) -> dict[tuple[str, str], Governing]:
     return found
 
 
-def checks_of(line: Sequence[Manifest], version: str, index: int) -> list[Asked]:
-    """Every check of one fact in a line, oldest first: after its own edit, then after later ones.
+def checks_of(
+    line: Sequence[Manifest], version: str, index: int, answers: Answers | None = None
+) -> list[Asked]:
+    """Every check of one fact in a line, oldest first: after its own edit, then of later versions.
 
-    ``version`` and ``index`` are those of its `FactEntry`.
+    ``version`` and ``index`` are those of its `FactEntry`; ``answers`` as in `facts_of`.
     """
     found = []
     for one in line:
-        if one.result is None:
-            continue
-        if one.id == version:
+        if one.id == version and one.result is not None:
             own = [outcome for outcome in one.result.facts if outcome.index == index]
             found += [Asked(one.id, outcome.success) for outcome in own]
-        if one.result.earlier is not None:
-            earlier = one.result.earlier
-            for holds, asked in ((True, earlier.held), (False, earlier.missing)):
-                if index in asked.get(version, ()):
-                    found.append(Asked(one.id, holds))
+        last = _asked_by(one, answers or {}).get((version, index))
+        found += [] if last is None else [last]
     return found
 
 
@@ -126,15 +144,18 @@ def _index(version: Manifest, position: int) -> int:
     return version.result.facts[position].index if version.result else position
 
 
-def _add_checks(version: Manifest, asked: dict[tuple[str, int], tuple[bool, str]]) -> None:
-    """Add to ``asked`` what a version says of earlier facts, unless a later one has said it."""
+def _asked_by(version: Manifest, answers: Answers) -> dict[tuple[str, int], Asked]:
+    """The facts that a version was asked, last by checks or else by its edit."""
+    found: dict[tuple[str, int], Asked] = {}
     earlier = version.result.earlier if version.result else None
-    if earlier is None:
-        return
-    for holds, found in ((True, earlier.held), (False, earlier.missing)):
-        for where, indices in found.items():
-            for index in indices:
-                asked.setdefault((where, index), (holds, version.id))
+    if earlier is not None:
+        for holds, some in ((True, earlier.held), (False, earlier.missing)):
+            for where, indices in some.items():
+                for index in indices:
+                    found.setdefault((where, index), Asked(version.id, holds))
+    for fact, (holds, job_id) in answers.get(version.id, {}).items():
+        found[fact] = Asked(version.id, holds, check_id_of(job_id))
+    return found
 
 
 def without(line: Sequence[Manifest], edit_id: str) -> tuple[list[Manifest], list[Manifest]] | None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from jeep_core.storage.looking import listed, present
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus, now
 from service.store.errors import ClaimLost, CorruptFile, JobExists, KeyReused, UnknownJob
-from service.store.files import create, encode, fsync_folder, locked, read, replace
+from service.store.files import OF_ONE_FILE, create, encode, fsync_folder, locked, read, replace
 from service.store.index.database import NoIndex
 from service.store.index.jobs import JobIndex
 
@@ -164,6 +164,23 @@ class Journal:
                 continue
             if kind is None or job.kind is kind:
                 yield job
+
+    def unchecked(self) -> list[Job]:
+        """Checks of facts that the index lacks, and such as have not ended, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        found = []
+        for job_id in self._index.unchecked(self._readable):
+            try:
+                job = self._readable(job_id)
+            except OSError as error:
+                if error.errno not in OF_ONE_FILE:
+                    raise
+                job = None  # it is looked at again
+            found += [] if job is None else [job]
+        return found
 
     def _ids(
         self, statuses: Collection[JobStatus] | None, kind: JobKind | None, after: str | None

@@ -43,6 +43,7 @@ from service.store.files import (
 )
 from service.store.head import HeadPointer
 from service.store.index.catalogue import Catalogue
+from service.store.index.checks import Checks
 from service.store.index.committed import Committed
 from service.store.index.database import FOLDER as INDEX
 from service.store.index.database import Database
@@ -100,7 +101,7 @@ class Store:
         catalogue: an index of versions and facts; committed: of versions that were head.
         journal: jobs, cancels, idempotency keys.
         drafts: what unfinished jobs have so far.
-        reports: the files that results name.
+        reports: the files that results name; checks: what some of them say of facts.
         exports: versions as files for other programs.
         suites: uploaded suites.
         keys: API keys.
@@ -129,6 +130,7 @@ class Store:
         self.journal = Journal(root, timedelta(hours=idempotency_hours), JobIndex(root, database))
         self.drafts = Drafts(root)
         self.reports = Reports(root)
+        self.checks = Checks(self.catalogue, self.journal, self.reports)
         self.exports = Exports(root)
         self.suites = Suites(root)
         self.keys = ApiKeys(root)

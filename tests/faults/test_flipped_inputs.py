@@ -122,6 +122,7 @@ def test_a_damaged_suite_is_named(kept: Service, suffix: str) -> None:
         ("probe", "hashes.json"),
         ("probe", "probe.json"),
         ("probe", "answers.png"),
+        ("check", "missing.jsonl"),
     ],
 )
 def test_a_damaged_report_is_named(
@@ -129,18 +130,40 @@ def test_a_damaged_report_is_named(
 ) -> None:
     client, job = kept.client, read[kind]
     path = kept.root / "reports" / job.id / name
-    kind_id = job.id.replace("job_", "eval_" if kind == "evaluation" else "probe_")
+    kind_id = job.resource_id
     calls: dict[str, Callable[[], object]] = {
         "cases-0.jsonl": lambda: client.evaluation_cases(kind_id, tmp_path / "cases", "base"),
         "comparisons.jsonl": lambda: client.compare(kind_id, "base", "head"),
         "probe.json": lambda: client.probe_result(kind_id),
         "answers.png": lambda: client.probe_files(kind_id, tmp_path),
+        "missing.jsonl": lambda: client.missing_facts(kind_id, tmp_path / "missing"),
     }
     calls["hashes.json"] = calls["cases-0.jsonl" if kind == "evaluation" else "probe.json"]
     with flipped(path, 0.5):
         refused(calls[name], path)
         kept.edited()
     calls[name]()
+    assert_whole(kept)
+
+
+@thorough
+def test_damaged_answers_of_a_check_are_not_shown(kept: Service, read: dict[str, JobOut]) -> None:
+    """Nor lost: the index has them again once the file is whole."""
+    job = read["check"]
+
+    def checked() -> set[str | None]:
+        return {one.check_id for one in kept.client.facts(version=job.result["version"])}
+
+    assert checked() == {job.resource_id}
+    for part in ("worker", "api"):
+        kept.part(part).stop()
+    with flipped(kept.root / "reports" / job.id / "answers.jsonl", 0.5):
+        (kept.root / "index" / "catalogue.sqlite").unlink()
+        kept.revive()
+        kept.wait_ready()
+        assert checked() == {None}
+        kept.edited()
+    assert checked() == {job.resource_id}
     assert_whole(kept)
 
 

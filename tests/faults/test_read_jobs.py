@@ -1,4 +1,4 @@
-"""Jobs that write no version are killed in every step: evaluations, trials, probes, exports, …
+"""Jobs that write no version are killed in every step: evaluations, checks, probes, exports, …
 
 Of exports every format is, that as GGUF while each of llama.cpp's programs runs, too.
 """
@@ -15,6 +15,7 @@ from service.contracts.jobs import JobStatus
 
 IN_CI = {
     ("worker", "kill", "evaluation", "read work"),
+    ("worker", "kill", "check", "read record"),
     ("worker", "kill", "export", "read placed"),
     ("worker", "term", "export", "read work"),
     ("worker", "kill", "gguf export", "read ask"),

@@ -103,20 +103,23 @@ async def submit(
 
 
 async def submit_and_wait(
-    state: ApiState, request: Request, job: Job, fresh: bool, prefer: str
+    state: ApiState, request: Request, job: Job, fresh: bool, prefer: str, location: str = ""
 ) -> Response:
     """Queue a journaled job, and answer as `accepted` does."""
+    queued(request, job.id)
     if fresh:
         await state.reconciler.submit(job)
-    return await accepted(state, caller_of(request), job, fresh, prefer)
+    return await accepted(state, caller_of(request), job, fresh, prefer, location)
 
 
-async def accepted(state: ApiState, caller: Caller, job: Job, fresh: bool, prefer: str) -> Response:
+async def accepted(
+    state: ApiState, caller: Caller, job: Job, fresh: bool, prefer: str, location: str = ""
+) -> Response:
     """202 with the job, or 200 if it ended within the time the client prefers to wait.
 
     A preference is not applied while all places for open answers are taken.
     """
-    headers = {"Location": f"/jobs/{job.id}"}
+    headers = {"Location": location or f"/jobs/{job.id}"}
     if not fresh:
         headers["Idempotency-Replayed"] = "true"
     seconds = wait_of(prefer)

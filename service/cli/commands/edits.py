@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from service.cli.common import (
     Url,
     Wait,
     connected,
+    count_or_all,
     finish,
     hparams_given,
     parse_json,
@@ -79,7 +79,7 @@ def edit(
         given["hparams"] = in_contexts(given["hparams"], contexts)
     given["activate"] = False if stage else None
     given["repair"] = repair or None
-    given["check_earlier"] = _count_or_all(check_earlier)
+    given["check_earlier"] = count_or_all(check_earlier, "--check-earlier")
     given["guards"] = parse_json(guards, "--guards") if guards else None
     body |= {key: value for key, value in given.items() if value is not None}
     facts = body.pop("facts", [])
@@ -95,16 +95,6 @@ def edit(
             show_status(job, as_json)
             return
         finish(client, job.id, as_json, tables.edit, lambda _: client.edit_result(job.resource_id))
-
-
-def _count_or_all(text: str | None) -> int | str | None:
-    """How many earlier facts are asked: a number, or ``all``."""
-    if text is None or text == "all":
-        return text
-    if not re.fullmatch("[0-9]{1,9}", text):
-        message = f"must be a number or all, not {text[:40]!r}"
-        raise typer.BadParameter(message, param_hint="--check-earlier")
-    return int(text)
 
 
 @group.command("list")

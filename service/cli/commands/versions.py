@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import tables
-from service.cli.commands.effects import drifts
+from service.cli.commands.effects import checks, drifts
 from service.cli.common import AsJson, Url, connected, out, show, show_list
 from service.cli.groups import group as new_group
 
@@ -17,7 +17,7 @@ Version = Annotated[str, typer.Argument(help="Version id, snapshot name, head or
 Why = Annotated[str, typer.Option(help="Kept in the reflog.")]
 
 group = new_group(
-    "Versions: list, diff, name, export, drift.",
+    "Versions: list, diff, name, export, check, drift.",
     lists=True,
     epilog="jeep generate asks versions, jeep rollback moves head to one.",
 )
@@ -154,4 +154,5 @@ def activate(
         show(client.activate(version, why), as_json, tables.activation)
 
 
+group.command("check")(checks.check)
 group.command("drift")(drifts.drift)

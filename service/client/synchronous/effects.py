@@ -1,21 +1,24 @@
 # Made of service/client/asynchronous by python -m tools.sync_client: change it there.
-"""Calls about what edits did: explanations of answers, drift of versions."""
+"""Calls about what edits did: explanations of answers, drift of versions, checks of facts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from service.client.files import StrPath
 from service.client.requests import given, segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import JobOut
+from service.contracts.schemas.effects.checks import Check, CheckSummary
 from service.contracts.schemas.effects.drift import Drift
 from service.contracts.schemas.effects.explanation import ExplainResult
 from service.contracts.schemas.jobs import DriftSummary
 
 
 class EffectCalls(Transport):
-    """``/explain`` and ``/drifts``."""
+    """``/explain``, ``/drifts`` and ``/checks``."""
 
     def explain(
         self,
@@ -60,3 +63,37 @@ class EffectCalls(Transport):
     def drift_result(self, drift_id: str) -> Drift:
         """The status of a comparison and, once there is one, its result."""
         return self._model(Drift, "GET", f"/drifts/{segment(drift_id)}")
+
+    def check(
+        self,
+        version: str = "head",
+        facts: int | Literal["all"] = "all",
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobOut:
+        """Ask a version the facts that it is meant to say; options as in ``POST /checks``.
+
+        Safe to repeat, as ``edit``.
+        """
+        body = {"version": version, "facts": facts, **given(options)}
+        return self._queued("/checks", body, idempotency_key)
+
+    def checks(self) -> Iterator[CheckSummary]:
+        """Checks of facts, newest first, without the facts that do not hold."""
+        return self._pages(CheckSummary, "/checks")
+
+    def check_result(self, check_id: str) -> Check:
+        """The status of a check and, once there is one, its result."""
+        return self._model(Check, "GET", f"/checks/{segment(check_id)}")
+
+    def missing_facts(self, check_id: str, path: StrPath) -> int:
+        """Write the facts that a check has found not to hold to ``path``, to be edited again.
+
+        Returns the size in bytes.  One fact a line, as ``edit`` takes them; the file appears under
+        its name only when it is complete.
+
+        Raises:
+            ApiError: the check has not ended, or not with a result.
+        """
+        return self._download(f"/checks/{segment(check_id)}/missing", Path(path))

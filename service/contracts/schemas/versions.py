@@ -87,7 +87,8 @@ class FactEntry(BaseModel):
     ``chat_prompt``: the prompt in the model's chat format, if the fact was edited for that.
     ``live``: no later batch of the line edits the same
     fact; else it is ``superseded``, by the next batch that does.  ``holds``: whether the model said
-    it when it was last asked, after the edit that made the version ``checked_in``.
+    it when it was last asked, as the version ``checked_in``: after the edit that made it, or by
+    the check ``check_id`` if there is one.
     """
 
     subject: str
@@ -105,6 +106,7 @@ class FactEntry(BaseModel):
     superseded_by: str | None = None
     holds: bool | None = None
     checked_in: str | None = None
+    check_id: str | None = None
     created_at: datetime
 
 

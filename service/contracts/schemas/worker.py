@@ -120,8 +120,8 @@ class WorkerOut(BaseModel):
     """A worker that was heard of in the last seconds.
 
     ``head``: the version that it has followed head to; ``behind``: head is another one now.
-    ``takes``: it takes its share of generations and explanations; ``jobs``: of evaluations, drifts
-    and probes.  ``load``: requests that it holds.
+    ``takes``: it takes its share of generations and explanations; ``jobs``: of evaluations, drifts,
+    checks and probes.  ``load``: requests that it holds.
     """
 
     instance: str

@@ -21,7 +21,7 @@ from service.store.files import STEP_NS
 from service.store.index.database import Database, NoIndex, check_seal, seal_of
 from service.store.index.names import VersionNames
 from service.store.index.places import Span, contains, is_edited, spans_of
-from service.store.index.rows import add_rows, question_of, shown_of, stamp_of
+from service.store.index.rows import add_rows, forget_versions, question_of, shown_of, stamp_of
 from service.store.versions import Lost, Versions, of_one_file
 
 AT_ONCE = 200
@@ -105,7 +105,7 @@ class Catalogue:
         with self.database.reading() as connection:
             known = {number for (number,) in connection.execute("SELECT number FROM version")}
         if known - there:  # moved aside by a repair: lines may end elsewhere now
-            self._forget()
+            self.forget()
             known = set()
         self._left_out = {}
         self._add(there - known)
@@ -328,11 +328,11 @@ class Catalogue:
         inside = [number for number, line, depth in found if contains(spans, line, depth)]
         return f"v{max(inside)}" if inside else None
 
-    def _forget(self) -> None:
-        with self.database.writing() as connection:
-            for table in ("version", "line", "named", "fact", "asked", "missed", "covered", "note"):
-                connection.execute(f"DELETE FROM {table}")
-        self._spans.clear()
+    def forget(self) -> None:
+        """Remove all that is known of versions: their files are read again."""
+        with self._lock, self.database.writing() as connection:
+            self._seen, self._names.generation, self._spans = None, -1, {}
+            forget_versions(connection)
 
     def _add(self, numbers: Iterable[int]) -> None:
         waiting = iter(sorted(numbers))

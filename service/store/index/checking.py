@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from service.contracts.schemas import Manifest
-from service.store.errors import CorruptFile, UnknownVersion
+from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
 from service.store.index.database import seal_of
 from service.store.index.places import is_edited, spans_of
 from service.store.index.rows import (
@@ -30,10 +31,11 @@ def difference(store: Store) -> str | None:
     Raises:
         NoIndex: the index cannot be used.
     """
-    store.catalogue.up_to_date()
+    store.checks.catch_up()
     known: dict[int, tuple[Any, ...]] = {}
     missed, unread = set[tuple[int, int]](), False
-    with store.catalogue.database.reading() as connection:
+    with store.catalogue.database.at_one_time() as connection:
+        checks = _checks(store, connection)
         lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
         for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
             known[row[0]] = row
@@ -42,7 +44,10 @@ def difference(store: Store) -> str | None:
             except (CorruptFile, UnknownVersion):
                 unread = True
                 continue
+            told = checks.pop(row[0], {})
+            unread = unread or told is None
             missed.update(missed_places(manifest))
+            missed.update(one for one, (holds, _) in (told or {}).items() if not holds)
             above = known.get(int(manifest.parent[1:])) if manifest.parent else None
             if not _is_placed(row, above, lines):
                 return f"{manifest.id} stands elsewhere"
@@ -52,9 +57,11 @@ def difference(store: Store) -> str | None:
             place = row[1:3]
             for table, column, rows in (
                 ("fact", "number", ((*one, *place) for one in fact_rows(manifest))),
-                ("asked", "by", ((*one, *place) for one in asked_rows(manifest))),
+                ("asked", "by", _asked(manifest, told or {}, place)),
                 ("named", "number", named_rows(manifest)),
             ):
+                if table == "asked" and told is None:
+                    continue
                 columns = COLUMNS.get(table, "*")
                 found = connection.execute(
                     f"SELECT {columns} FROM {table} WHERE {column} = ?", row[:1]
@@ -75,6 +82,39 @@ def difference(store: Store) -> str | None:
         if wrong is not None:
             return f"facts of v{wrong[0]} are edited again elsewhere"
     return None
+
+
+Told = dict[tuple[int, int], tuple[bool, str]]
+"""Whether facts hold, by number of the version that taught each and its place, and who says it."""
+
+
+def _checks(store: Store, connection: sqlite3.Connection) -> dict[int, Told | None]:
+    """The findings of the checks in the index, by the number of the version that was asked.
+
+    None where the record or the report of one cannot be read.
+    """
+    found: dict[int, Told | None] = {}
+    query = "SELECT job, number FROM checked WHERE number IS NOT NULL ORDER BY job"
+    for job_id, number in connection.execute(query).fetchall():
+        try:
+            rows = store.checks.rows(store.journal.read(job_id))
+        except (CorruptFile, UnknownJob):
+            rows = None
+        told = found.setdefault(number, {})
+        if rows is None or told is None:
+            found[number] = None
+        else:
+            told.update({(one, place): (holds, job_id) for one, place, _, holds in rows})
+    return found
+
+
+def _asked(manifest: Manifest, told: Told, place: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The rows of what a version was asked: by its edit, or later by a check."""
+    for one in asked_rows(manifest):
+        if one[:2] not in told:
+            yield (*one, *place, "")
+    for fact, (holds, job_id) in told.items():
+        yield (*fact, int(manifest.id[1:]), holds, *place, job_id)
 
 
 def _is_placed(

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 """Of a store's directory."""
-FORMAT = 4
+FORMAT = 5
 """Raise it with every change of the schema or of what is written; other formats are made again."""
 BUSY_S = 2.0
 """How long another process may write before the files are read instead."""
@@ -82,6 +82,7 @@ CREATE TABLE IF NOT EXISTS asked (
     holds INTEGER NOT NULL,
     line INTEGER NOT NULL,      -- of that version, and its depth
     depth INTEGER NOT NULL,
+    job TEXT NOT NULL,          -- of the check that has asked last; none: its edit has
     PRIMARY KEY (number, place, depth, line)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS asked_line ON asked (number, place, line, depth);
@@ -91,6 +92,10 @@ CREATE TABLE IF NOT EXISTS missed (  -- facts that a version, of any line, was a
     position INTEGER NOT NULL,
     number INTEGER NOT NULL,
     PRIMARY KEY (line, depth DESC, position)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checked (  -- ended checks whose answers are above
+    job TEXT PRIMARY KEY,
+    number INTEGER              -- of the version; none: the check has no answers
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS covered (
     line INTEGER PRIMARY KEY,

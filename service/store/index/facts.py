@@ -11,6 +11,7 @@ from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
 from service.contracts.schemas import FactEntry
+from service.store.history import check_id_of
 from service.store.index.catalogue import Catalogue
 from service.store.index.database import NoIndex, check_seal
 from service.store.index.places import Span, contains, is_edited, nearest, span_at
@@ -72,10 +73,13 @@ def facts(
         yield FactEntry.model_validate(entry)
 
 
-def checks(catalogue: Catalogue, tip: str, version: str, index: int) -> list[tuple[str, bool]]:
-    """The versions of a line that were asked a fact of ``version``, oldest first: id, answered.
+def checks(
+    catalogue: Catalogue, tip: str, version: str, index: int
+) -> list[tuple[str, bool, str | None]]:
+    """The versions of a line that were asked a fact of ``version``, oldest first.
 
-    The check by the fact's own edit is not among them.
+    Of each its id, whether it says the fact, and the check that has asked it last, None where its
+    own edit has.  What the fact's own edit was told is not among them.
 
     Raises:
         NoIndex: the index cannot be used, or lacks a version of the line.
@@ -83,11 +87,12 @@ def checks(catalogue: Catalogue, tip: str, version: str, index: int) -> list[tup
     spans = catalogue.spans(tip)
     with catalogue.database.reading() as connection:
         found = connection.execute(
-            "SELECT v.line, v.depth, a.by, a.holds FROM asked a JOIN version v ON v.number = a.by "
+            "SELECT v.line, v.depth, a.by, a.holds, a.job FROM asked a "
+            "JOIN version v ON v.number = a.by "
             "WHERE a.number = ? AND a.place = ? ORDER BY v.depth",
             (int(version[1:]), index),
         ).fetchall()
-    return [(f"v{by}", bool(holds)) for line, depth, by, holds in found
+    return [(f"v{by}", bool(holds), check_id_of(job)) for line, depth, by, holds, job in found
             if contains(spans, line, depth)]  # fmt: skip
 
 
@@ -346,9 +351,9 @@ def _checked(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> dict[str
         if place is None:
             return {}
         found = connection.execute(
-            "SELECT by, holds FROM asked WHERE number = :number AND place = :place "
+            "SELECT by, holds, job FROM asked WHERE number = :number AND place = :place "
             "AND line = :line AND depth = :depth",
             fact | {"line": place[0], "depth": place[1]},
         )
-        by, holds = _only(found)
-    return {"holds": bool(holds), "checked_in": f"v{by}"}
+        by, holds, job = _only(found)
+    return {"holds": bool(holds), "checked_in": f"v{by}", "check_id": check_id_of(job)}

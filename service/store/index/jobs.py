@@ -85,6 +85,22 @@ class JobIndex:
                 return
             last = found[-1][0]
 
+    def unchecked(self, read: JobReader) -> list[str]:
+        """Ids of checks of facts that are not known to have ended, or whose answers are not in the
+        index, oldest first.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self._complete_once(read)
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT id FROM job WHERE kind = ? AND id NOT IN (SELECT job FROM checked) "
+                "ORDER BY id",
+                (JobKind.CHECK.value,),
+            )
+            return [job_id for (job_id,) in found]
+
     def _complete_once(self, read: JobReader) -> None:
         """Add the jobs whose writer was killed before it could, once in the life of a process."""
         with self._lock:

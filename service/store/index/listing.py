@@ -42,6 +42,7 @@ def facts(
     """
     last = after
     try:
+        store.checks.catch_up()
         for entry in indexed.facts(
             store.catalogue,
             tip,
@@ -54,7 +55,8 @@ def facts(
             last = Place(entry.version, entry.index)
     except NoIndex:
         chosen = those_containing(containing) if containing else None
-        entries: Iterator[FactEntry] = facts_of(store.versions.lineage(tip), chosen, subject)
+        line = store.versions.lineage(tip)
+        entries: Iterator[FactEntry] = facts_of(line, chosen, subject, store.checks.answers())
         if last is not None:
             entries = _following(entries, last)
         for one in entries:
@@ -110,9 +112,11 @@ def checks(store: Store, tip: str, fact: FactEntry) -> list[Asked]:
         UnknownVersion, CorruptFile: as `facts`.
     """
     try:
+        store.checks.catch_up()
         later = indexed.checks(store.catalogue, tip, fact.version, fact.index)
     except NoIndex:
-        return checks_of(store.versions.lineage(tip), fact.version, fact.index)
+        line = store.versions.lineage(tip)
+        return checks_of(line, fact.version, fact.index, store.checks.answers())
     result = store.versions.read(fact.version).result
     own = [one.success for one in result.facts if one.index == fact.index] if result else []
     return [*(Asked(fact.version, holds) for holds in own), *(Asked(*one) for one in later)]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import Manifest
 from service.store.index.database import seal_of
+
+AskedRow = tuple[int, int, int, bool]
+"""A fact that was asked: the version that taught it, its place there, the version that was asked,
+both by number, and whether that says it."""
 
 
 def stamp_of(path: Path) -> str:
@@ -50,13 +54,48 @@ def add_rows(connection: sqlite3.Connection, manifest: Manifest, line: int, dept
         ((*row, line, depth) for row in fact_rows(manifest)),
     )
     connection.executemany(
-        "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO asked VALUES (?, ?, ?, ?, ?, ?, '')",
         ((*row, line, depth) for row in asked_rows(manifest)),
     )
+    _add_missed(connection, missed_places(manifest))
+
+
+def forget_versions(connection: sqlite3.Connection) -> None:
+    """Remove everything that is known of versions."""
+    for table in (
+        "version",
+        "line",
+        "named",
+        "fact",
+        "asked",
+        "missed",
+        "checked",
+        "covered",
+        "note",
+    ):
+        connection.execute(f"DELETE FROM {table}")
+
+
+def add_answers(
+    connection: sqlite3.Connection, rows: Collection[AskedRow], place: tuple[int, int], job_id: str
+) -> None:
+    """Add what a check was told by the version at a place (line and depth), unless a later one
+    has asked it the same facts.
+    """
+    connection.executemany(
+        "INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (number, place, depth, line) DO UPDATE "
+        "SET holds = excluded.holds, job = excluded.job WHERE excluded.job > job",
+        ((*row, *place, job_id) for row in rows),
+    )
+    _add_missed(connection, ((number, index) for number, index, _, holds in rows if not holds))
+
+
+def _add_missed(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> None:
     connection.executemany(
         "INSERT OR IGNORE INTO missed SELECT v.line, v.depth, f.position, f.number FROM fact f "
         "JOIN version v ON v.number = f.number WHERE f.number = ? AND f.place = ?",
-        missed_places(manifest),
+        places,
     )
 
 
@@ -98,7 +137,7 @@ def fact_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, str, str, str
         yield (number, position, index, subject, question, said, told, seal)
 
 
-def asked_rows(manifest: Manifest) -> Iterator[tuple[int, int, int, bool]]:
+def asked_rows(manifest: Manifest) -> Iterator[AskedRow]:
     """The rows of what it was asked about earlier facts, without its place."""
     earlier = manifest.result.earlier if manifest.result else None
     if earlier is None:

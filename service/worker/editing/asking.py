@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from jeep_core.editors import BrokenEditor, hparams_class
 from jeep_core.errors import JeepError
-from jeep_core.evaluation.outcomes import ANSWER_TOKENS, said
+from jeep_core.evaluation.outcomes import ANSWER_TOKENS
+from jeep_core.evaluation.units import Told, replies
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -32,14 +33,6 @@ class Edited:
     def place(self) -> tuple[str, int]:
         """Version and index, which name it in a line."""
         return self.version, self.index
-
-
-@dataclass(frozen=True)
-class Told:
-    """The greedy answer to a fact, and whether it is the new one, all of it and as whole words."""
-
-    text: str
-    holds: bool
 
 
 def live_facts(line: Sequence[Manifest], n_layers: int) -> list[Edited]:
@@ -71,10 +64,8 @@ def told_by(
     with giving_way(view, monitor):
         for contexts, places in _by_contexts(facts):
             monitor.report("ask", len(found), len(facts))
-            heard = said(view, [facts[i].fact for i in places], contexts, monitor, tokens)
-            for n, i in enumerate(places):
-                every = (heard.answers[n], *heard.chat[n : n + 1])
-                found[i] = Told(heard.answers[n].text, all(one.writes_new for one in every))
+            told = replies(view, [facts[i].fact for i in places], contexts, monitor, tokens)
+            found.update(zip(places, told, strict=True))
     monitor.report("ask", len(facts), len(facts))
     return [found[i] for i in range(len(facts))]
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from jeep_core.evaluation.units import BRIEF
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
@@ -28,8 +29,6 @@ from service.worker.editing.known import Known, Read, known_facts
 SEED = 0
 DRAWS = 16
 """Facts that are drawn for each that is wanted, before all live ones are looked for."""
-BRIEF = 1
-"""Tokens of an answer of which only counts whether it is the new one."""
 NAMED = 3
 """Facts that a warning writes out."""
 
@@ -66,30 +65,34 @@ class Found:
 
 
 def sample(
-    line: Sequence[Manifest], edited: Iterable[Fact], n_layers: int, how_many: CheckEarlier
+    line: Sequence[Manifest],
+    edited: Iterable[Fact],
+    n_layers: int,
+    how_many: CheckEarlier,
+    seed: int = SEED,
 ) -> Sample:
-    """Live facts of a line that a new batch does not edit again: all, or some drawn by `SEED`.
+    """Live facts of a line that a new batch does not edit again: all, or some drawn by ``seed``.
 
-    ``edited`` are the facts of the new batch.  The same line and number draw the same facts: from
-    all facts that the line was taught, in this order, until there are so many that are live.
+    ``edited`` are the facts of the new batch.  The same line, number and seed draw the same facts:
+    from all facts that the line was taught, in this order, until there are so many that are live.
     """
     if how_many == 0:
         return Sample(0, [])
     again = {fact.key for fact in edited}
     try:
-        return _drawn(known_facts(line, n_layers), again, how_many)
+        return _drawn(known_facts(line, n_layers), again, how_many, seed)
     except NoIndex:  # it was found damaged on the way
-        return _drawn(Read(list(line), n_layers), again, how_many)
+        return _drawn(Read(list(line), n_layers), again, how_many, seed)
 
 
-def _drawn(known: Known, again: Set[tuple[str, str]], how_many: CheckEarlier) -> Sample:
+def _drawn(known: Known, again: Set[tuple[str, str]], how_many: CheckEarlier, seed: int) -> Sample:
     """Live facts whose questions are not edited ``again``: all, or some."""
     total, live = known.counts()
     live -= sum(1 for key in again if known.knows(key))
     if how_many == "all" or how_many >= live:
         every = [one for one in known.every() if one.fact.key not in again]
         return Sample(live, every)
-    numbers = random.Random(SEED)
+    numbers = random.Random(seed)
     drawn: dict[int, Edited | None] = {}
     found = 0
     for _ in range(DRAWS * how_many):
@@ -103,7 +106,7 @@ def _drawn(known: Known, again: Set[tuple[str, str]], how_many: CheckEarlier) ->
                 return Sample(live, [one for one in chosen if one is not None])
     # most facts of the line are superseded: among those that are not
     every = [one for one in known.every() if one.fact.key not in again]
-    places = random.Random(SEED).sample(range(len(every)), how_many)
+    places = random.Random(seed).sample(range(len(every)), how_many)
     return Sample(live, [every[place] for place in sorted(places)])
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jeep_core.evaluation.units import Told
 from service.contracts.schemas.exports import LOST_SHOWN, Check, LostFact, Proof
-from service.worker.editing.asking import Edited, Told, told_by
+from service.worker.editing.asking import Edited, told_by
 from service.worker.exports.writing import Evidence, Version
 from service.worker.metrics import EXPORTED_FACTS
 

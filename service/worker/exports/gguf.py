@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from jeep_core.evaluation.units import Told
 from jeep_core.exports.gguf.proof import Asked as Way
 from jeep_core.exports.gguf.proof import ProofSheet, Question, longest, prove_file, questions_of
 from jeep_core.exports.gguf.server import LlamaServer
@@ -17,7 +18,6 @@ from jeep_core.exports.gguf.types import EditedType, GgufType
 from jeep_core.exports.gguf.version import bytes_needed, source_of, type_of, write_version
 from service.contracts.schemas.exports import Check, GgufExport
 from service.ops.parent_death import death_signal
-from service.worker.editing.asking import Told
 from service.worker.exports.asking import check
 from service.worker.exports.writing import Evidence, Version, Writer, Written
 

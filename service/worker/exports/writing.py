@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jeep_core.evaluation.units import Told
 from jeep_core.exports.bases import BaseName
 from jeep_core.exports.card import Origin
 from jeep_core.exports.folders import FileHash
@@ -18,7 +19,7 @@ from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.exports import Check
-from service.worker.editing.asking import Edited, Told
+from service.worker.editing.asking import Edited
 from service.worker.lanes.read_lane import Task
 from service.worker.versions.tensors import TensorCache
 from service.worker.versions.views import updates_of

@@ -14,9 +14,10 @@ from support.library.closed_form import JEEP, MEMIT, PREFIXES
 from support.library.shared_work import CITIES, FACTS, edited
 
 from jeep_core.errors import Cancelled
-from jeep_core.evaluation import free_answers
+from jeep_core.evaluation import free_answers, units
 from jeep_core.evaluation.free_answers import measure_freely
 from jeep_core.evaluation.trials import Trials
+from jeep_core.evaluation.units import asked_apart
 from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
 from jeep_core.executors.work import Executor
@@ -61,6 +62,7 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moment_sums, "BLOCK_TOKENS", 100)
     monkeypatch.setattr(readings, "READ_TOKENS", 40)
     monkeypatch.setattr(free_answers, "CASES_TOGETHER", 3)
+    monkeypatch.setattr(units, "FACTS_TOGETHER", 2)
 
 
 def keys(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
@@ -89,6 +91,11 @@ def readings_of_a_probe(
 
 def free(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
     return measure_freely(another(model), CASES, tokens=4, monitor=monitor, executor=executor)
+
+
+def asked(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
+    facts = [("plain", fact) for fact in FACTS]
+    return asked_apart(another(model), facts, monitor=monitor, executor=executor)
 
 
 def runs(model: LoadedModel, executor: Executor, monitor: Monitor, folder: Path) -> Any:
@@ -139,6 +146,7 @@ KINDS: dict[str, tuple[Kind, str]] = {
     "gradients": (gradients, "moments"),
     "readings": (readings_of_a_probe, "read"),
     "free answers": (free, "write"),
+    "facts": (asked, "ask"),
     "runs": (runs, "runs"),
     "settings": (settings, "try settings"),
 }

@@ -35,6 +35,7 @@ def reading(client: Redis, consumer: str = "worker", *alive: str, shares: bool =
         (JobKind.EVALUATION, {"versions": ["v1"]}, True),
         (JobKind.EVALUATION, {"editor": "memit"}, False),
         (JobKind.DRIFT, {}, True),
+        (JobKind.CHECK, {}, True),
         (JobKind.PROBE, {"version": "v1"}, True),
         (JobKind.PROBE, {"version": "v0"}, False),
         (JobKind.EXPORT, {}, False),

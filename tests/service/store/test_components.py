@@ -17,7 +17,7 @@ from service.store.tensors import Tensors
 
 COMPONENTS = {
     "tensors", "versions", "head", "names", "journal", "drafts", "reports", "suites", "keys",
-    "audit", "base", "exports", "targets", "artefacts", "catalogue", "committed",
+    "audit", "base", "exports", "targets", "artefacts", "catalogue", "checks", "committed",
     "sums", "head_log",
 }  # fmt: skip
 

@@ -65,7 +65,7 @@ HPARAMS: Mapping[str, Any] = {
 PLACES = ("Peru", "Japan", "Kenya", "Spain", "Chile", "Egypt", "Italy", "Ghana")
 SUBJECTS = ("Lima", "Oslo", "Paris", "Rome", "Kyiv", "Bonn", "Quito", "Cairo", "Delhi", "Tunis")
 SUITE, CASES = "towns", "cases.json"
-READ_JOBS = ("evaluation", "trial", "probe", "training", "export")
+READ_JOBS = ("evaluation", "trial", "probe", "check", "training", "export")
 EXPORTS: Mapping[str, Mapping[str, Any]] = {
     "export": {"format": "merged"},
     "peft export": {"format": "peft", "max_rank": 4},
@@ -321,6 +321,7 @@ class Service:
                 idempotency_key=key,
             ),
             "export": lambda: client.submit_export("head", **EXPORTS[kind], idempotency_key=key),
+            "check": lambda: client.check("head", idempotency_key=key),
             "probe": lambda: client.probe(SUITE, version="base", idempotency_key=key),
             "training": lambda: client.train_hypernetwork(
                 "mend",

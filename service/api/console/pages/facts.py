@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -11,24 +12,27 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from jeep_core.spec.facts import question_key
-from service.api.console.calls import Calls
+from service.api.console.calls import Calls, at
 from service.api.console.forms import read_form
 from service.api.console.rendering import fragment, page
-from service.api.http.access import needs
+from service.api.http.access import caller_of, needs
 from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
-from service.api.resources.facts import LONGEST_SEARCH, FactPage
+from service.api.resources.facts import CHECKS, LONGEST_SEARCH, FactPage
 from service.api.state import State
-from service.contracts.schemas import FactEntry, GenerateResult
+from service.contracts.jobs import TERMINAL
+from service.contracts.schemas import FactEntry, GenerateResult, JobOut
 from service.contracts.schemas.access import Scope
-from service.store import Store, UnknownVersion
-from service.store.history import facts_of
+from service.contracts.schemas.effects.checks import Check
+from service.store import CorruptFile, Store, UnknownJob, UnknownVersion
+from service.store.history import Asked, facts_of
 from service.store.index import listing
 
 router = APIRouter()
 
 FACTS = f"{CONSOLE}/facts"
 FACT = f"{FACTS}/{{version}}/{{index}}"
+CHECK = f"{FACTS}/check"
 ROWS = 50
 ANSWER_TOKENS = 12
 EVENTS_SHOWN = 100
@@ -43,7 +47,8 @@ Holds = Annotated[Literal["", "true", "false"], Query()]
 class Event:
     """A moment in a fact's history: ``kind`` is ``taught`` or ``asked``.
 
-    ``fact`` is what was taught; ``holds`` what an edit found when it asked.
+    ``fact`` is what was taught; ``holds`` what an edit, or the check ``check_id``, found when it
+    asked.
     """
 
     kind: str
@@ -51,6 +56,7 @@ class Event:
     when: datetime
     fact: FactEntry | None = None
     holds: bool | None = None
+    check_id: str | None = None
 
 
 @router.get(FACTS)
@@ -72,7 +78,7 @@ async def facts_page(
     status = 404 if wrong else 200
     values["unloaded"] = found is None and not wrong
     values |= {"search": search, "version": version, "wrong": wrong, "first": True}
-    values["holds_only"] = holds
+    values |= {"holds_only": holds, "accepted": None, "check": None}
     return page(request, "facts/facts.html", status, **values)
 
 
@@ -109,6 +115,31 @@ async def ask_now(request: Request) -> Response:
     body |= {"prompt": form.get("prompt"), "max_new_tokens": ANSWER_TOKENS}
     found = await Calls(request).post("/generate", GenerateResult, body)
     return fragment(request, "facts/answer.html", answer=found.results[0])
+
+
+@router.post(CHECK)
+@needs(CHECKS.scope)
+async def check_all(request: Request) -> Response:
+    """Queue a check of all live facts of a version."""
+    calls, version = Calls(request), (await read_form(request)).get("version")
+    job = await calls.post("/checks", JobOut, {"version": version})
+    if not caller_of(request).may(Scope.READ):
+        return fragment(request, "facts/check.html", accepted=job.id)
+    return await _check(request, str(job.resource_id))
+
+
+@router.get(CHECK)
+@needs(Scope.READ)
+async def check_part(request: Request, id: Annotated[str, Query(max_length=60)]) -> Response:
+    """How far a check is, or what it has found."""
+    return await _check(request, id)
+
+
+async def _check(request: Request, check_id: str) -> Response:
+    check = await Calls(request).get(at("/checks/{}", check_id), Check)
+    waits = check.status not in TERMINAL
+    values: dict[str, Any] = {"accepted": None, "check": check, "of": check.version}
+    return fragment(request, "facts/check.html", **values, waits=waits)
 
 
 async def _found(
@@ -178,11 +209,20 @@ def _events(store: Store, tip: str, about: Sequence[FactEntry]) -> list[Event]:
     for fact in about:
         events.append(Event("taught", fact.version, fact.created_at, fact=fact))
         for asked in listing.checks(store, tip, fact):
-            when = store.versions.read(asked.version).created_at
-            events.append(Event("asked", asked.version, when, fact=fact, holds=asked.holds))
+            when, by = _when(store, asked), asked.check_id
+            events.append(Event("asked", asked.version, when, fact, asked.holds, by))
     # within a version: taught, then asked
     ordered = sorted(events, key=_order)
     return ordered[::-1]
+
+
+def _when(store: Store, asked: Asked) -> datetime:
+    """When a version was asked a fact: as its edit wrote it, or by a check."""
+    if asked.check_id is not None:
+        with suppress(UnknownJob, CorruptFile):
+            job = store.journal.read(CHECKS.job_id_of(asked.check_id))
+            return job.finished_at or job.created_at
+    return store.versions.read(asked.version).created_at
 
 
 def _order(event: Event) -> tuple[int, bool]:

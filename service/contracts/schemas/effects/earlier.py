@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, computed_field
@@ -13,16 +14,20 @@ REPAIR_ALL = '"repair": true with "check_earlier": "all"'
 _DIGITS = re.compile("[0-9]{1,9}")
 
 
-def _count_or_all(value: Any) -> Any:
+def _count_or_all(value: Any, lowest: int = 0) -> Any:
     number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
     whole = isinstance(number, int) and not isinstance(number, bool)
-    if number == "all" or (whole and 0 <= number <= MOST_EARLIER):
+    if number == "all" or (whole and lowest <= number <= MOST_EARLIER):
         return number
-    raise ValueError(f'must be a whole number from 0 to {MOST_EARLIER}, or "all"')
+    raise ValueError(f'must be a whole number from {lowest} to {MOST_EARLIER}, or "all"')
 
 
 CheckEarlier = Annotated[
     Annotated[int, Field(ge=0, le=MOST_EARLIER)] | Literal["all"], BeforeValidator(_count_or_all)
+]
+SomeOrAll = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_EARLIER)] | Literal["all"],
+    BeforeValidator(partial(_count_or_all, lowest=1)),
 ]
 
 

@@ -8,7 +8,9 @@ import pytest
 from support.service.console import browser, change_headers, seen, sign_in
 from support.service.console.histories import HOSTILE, PROMPT, batch, fact, write_history
 from support.service.played_worker.worker import PlayedWorker
+from support.service.trees import add_check
 
+from service.contracts.jobs import JobStatus
 from service.contracts.schemas.access import Scope
 from service.store import Store
 
@@ -143,3 +145,25 @@ def test_head_is_asked_from_the_page(url: str, worker: PlayedWorker) -> None:
             "/console/facts/ask", data=sent | {"prompt": "fail"}, headers=change_headers(page)
         )
         assert "too much" in failed.text.lower()
+
+
+def test_a_version_is_asked_all_its_facts_from_the_page(known: httpx.Client, kept: Store) -> None:
+    page = known.get("/console/facts", params={"version": "v1"})
+    assert "Ask v1 its facts now" in seen(page)
+    assert "its facts now" not in seen(known.get("/console/facts", params={"version": "base"}))
+    begun = known.post("/console/facts/check", data={"version": "v1"}, headers=change_headers(page))
+    assert "v1 waits to be asked" in seen(begun)
+    [job] = [one for one in kept.journal.unfinished() if one.kind.value == "check"]
+    assert job.payload["version"] == "v1"
+    kept.journal.save(job.model_copy(update={"status": JobStatus.CANCELLED}))
+    place = {"id": job.payload["check_id"]}
+    assert "The check was cancelled." in seen(known.get("/console/facts/check", params=place))
+    done = add_check(kept, "v1", {"v1": [1]}, {"v1": [0]})
+    answer = known.get("/console/facts/check", params={"id": done.payload["check_id"]})
+    assert "v1 was asked 2 facts: 1 hold, 1 do not" in seen(answer)
+    assert "/console/facts?version=v1&amp;holds=false" in answer.text
+    assert known.get("/console/facts/check", params={"id": "check_x"}).status_code == 404
+    rows = seen(known.get("/console/facts/rows", params={"version": "v1"}))
+    assert "does not hold by a check of v1" in rows
+    story = seen(known.get("/console/facts/v1/0"))
+    assert "did not say Italy, by a check of v1" in story

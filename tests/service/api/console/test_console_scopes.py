@@ -40,6 +40,7 @@ ACTIONS: dict[str, tuple[str, dict[str, object] | str]] = {
     "/console/edit/says": ("/console/edit/says", {"prompts": ["Lyon"]}),
     "/console/evaluations": ("/console/evaluations", "suite=atlas-zsre&version=base"),
     "/console/facts/ask": ("/console/facts/ask", "prompt=Lyon&version=head"),
+    "/console/facts/check": ("/console/facts/check", "version=v1"),
     "/console/history/drift": ("/console/history/drift", "a=v1&b=v3"),
     "/console/history/versions/{ref}/activate": (f"{V4}/activate", ""),
     "/console/history/versions/{ref}/export": (f"{V1}/export", "format=merged"),

@@ -13,6 +13,7 @@ from support.service.finished_jobs import finished_evaluation, finished_export, 
 from support.service.fuzzing import GIVEN, examples
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
+from support.service.trees import add_check
 
 from service.client import Client
 from service.contracts.schemas.access import Scope
@@ -64,6 +65,7 @@ def test_every_answer_is_one_that_the_description_knows(
             evaluation, _ = finished_evaluation(http, worker.store)
             probe, _ = finished_probe(http, worker.store)
             export, _ = finished_export(http, worker.store)
+        check = add_check(worker.store, "v1", {}, {"v1": [0]}).payload["check_id"]
         worker.refuse_reads()  # what is submitted from here on ends, so that its stream does
         names = ["head", "v0", "v1", "v2", "named", job.id, job.edit_id, staged.id, staged.edit_id]
         names += [ref.sha256 for ref in worker.store.versions.read("v1").tensors]
@@ -71,6 +73,7 @@ def test_every_answer_is_one_that_the_description_knows(
             evaluation,
             probe,
             export,
+            check,
             "export.json",
             "weights.bin",
             "base",

@@ -46,6 +46,7 @@ def test_a_subject_s_facts_name_their_edit_and_what_it_superseded(
         "superseded_by": None,
         "holds": True,
         "checked_in": "v2",
+        "check_id": None,
         "created_at": newest["created_at"],
     }
     assert (older["edit_id"], older["state"]) == (first["edit_id"], "superseded")

@@ -12,6 +12,7 @@ from support.service.edit_runner import runner_and_views as made
 
 import jeep_core
 from jeep_core.evaluation import outcomes as measuring
+from jeep_core.evaluation.units import Told
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import NOTHING
 from jeep_core.spec.hparams import Contexts
@@ -20,7 +21,7 @@ from service.contracts.schemas.effects.earlier import EarlierFacts
 from service.store import Store
 from service.store.history import facts_of
 from service.worker.editing import asking, earlier
-from service.worker.editing.asking import Edited, Told, live_facts
+from service.worker.editing.asking import Edited, live_facts
 from service.worker.editing.earlier import SEED, Found, Sample, ask, sample, to_mend, with_missing
 from service.worker.versions.views import fact_of
 

@@ -88,8 +88,8 @@ def test_facts_that_the_file_has_lost_are_named_with_what_keeps_them(
     def says_them(view: object, asked: list, *_: object) -> list:
         return [gguf_proof.Reply(*right[q.ids]) for q in asked]
 
+    from jeep_core.evaluation.units import Told
     from jeep_core.exports.gguf import proof as gguf_proof
-    from service.worker.editing.asking import Told
     from service.worker.exports import asking
 
     monkeypatch.setattr(gguf_proof, "replies_of", says_them)

@@ -13,12 +13,12 @@ from support.library.exported import edited, loaded
 from support.service.outward.export_bench import ExportBench
 from typer.testing import CliRunner
 
+from jeep_core.evaluation.units import Told
 from jeep_core.exports.folders import verify
 from service.api.resources.exports import _options
 from service.cli import app
 from service.contracts.exports import FORMATS, ExportFormat
 from service.contracts.schemas.exports import ExportOptions
-from service.worker.editing.asking import Told
 from service.worker.exports.asking import check
 from service.worker.exports.writing import Evidence, Version, Writer, Written
 

@@ -26,8 +26,9 @@ from service.api.http.sessions import CONSOLE
 from service.api.resources.edits import EditSummary
 from service.api.state import ApiState, State
 from service.api.submission.validation import hparams_of
-from service.contracts.schemas import AUTO, Edit, EditPayload, FactEntry, FactRecord
+from service.contracts.schemas import AUTO, Edit, EditPayload, FactEntry
 from service.contracts.schemas.access import Scope
+from service.contracts.schemas.effects.checks import as_sent
 from service.store import Store
 from service.store.history import facts_of
 from service.store.index import listing
@@ -37,7 +38,6 @@ router = APIRouter()
 NEWEST = 8
 GIVEN = ("subject", "prompt", "target_new", "target_true")
 """Fields of a fact that a link to the page may bring."""
-LISTS = ("paraphrase_prompts", "neighborhood_prompts")
 
 
 @router.get(f"{CONSOLE}/edit")
@@ -61,7 +61,7 @@ async def edit_page(
     settings: dict[str, Any] = {}
     if again is not None:
         edit = await Calls(request).get(at("/edits/{}", again), Edit)
-        facts = [_again(fact) for fact in edit.facts]
+        facts = [as_sent(fact) for fact in edit.facts]
         settings = await run_in_threadpool(_sent_with, state, edit)
     if lost is not None:
         facts = await _not_said_after(state, Calls(request), lost)
@@ -203,7 +203,7 @@ async def _not_said_after(state: ApiState, calls: Calls, edit_id: str) -> list[d
     if (earlier := edit.result.earlier) is not None:
         wanted = {(version, i) for version, missing in earlier.missing.items() for i in missing}
     found = await run_in_threadpool(_live_ones, state.store, edit.result.version, wanted)
-    return [_again(fact) for fact in found]
+    return [as_sent(fact) for fact in found]
 
 
 def _live_ones(store: Store, tip: str, wanted: set[tuple[str, int]]) -> list[FactEntry]:
@@ -220,10 +220,3 @@ def _live_ones(store: Store, tip: str, wanted: set[tuple[str, int]]) -> list[Fac
         for fact in listing.facts(store, tip, subject=subject)
         if fact.state == "live" and (fact.version, fact.index) in wanted
     ]
-
-
-def _again(fact: FactEntry | FactRecord) -> dict[str, Any]:
-    """A fact that was edited, as it would be sent to be edited again."""
-    names = {"subject", "target_new", "target_true", "join", *LISTS}
-    names.add("prompt" if fact.messages is None else "messages")
-    return fact.model_dump(mode="json", include=names, exclude_none=True)

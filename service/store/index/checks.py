@@ -1,0 +1,103 @@
+"""The findings of checks of facts: their reports, and the index of them."""
+
+from __future__ import annotations
+
+import logging
+
+from pydantic import ValidationError
+
+from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
+from service.contracts.schemas.effects.checks import ANSWERS_FILE, CheckAnswers, CheckPayload
+from service.store.errors import CorruptFile
+from service.store.files import OF_ONE_FILE
+from service.store.history import Answers
+from service.store.index.catalogue import Catalogue
+from service.store.index.rows import AskedRow, add_answers
+from service.store.journal import Journal
+from service.store.reports import Reports
+
+log = logging.getLogger(__name__)
+
+
+class Checks:
+    """The checks of a store (``store.checks``).
+
+    A check says of the version that it has asked which facts hold there, as the edit that made the
+    version says it of those that it asked; what was asked last counts.  The answers are in the
+    check's report.  The index has them from the first time that facts are listed after its end.
+    """
+
+    def __init__(self, catalogue: Catalogue, journal: Journal, reports: Reports) -> None:
+        self._catalogue, self._journal, self._reports = catalogue, journal, reports
+
+    def catch_up(self) -> None:
+        """Add the answers of checks that have ended since the last call to the index.
+
+        Those of a version that cannot be read now, and those whose own report cannot, are left out
+        until they can.
+
+        Raises:
+            NoIndex: the index cannot be used.
+        """
+        self._catalogue.up_to_date()
+        database, jobs = self._catalogue.database, self._journal.unchecked()
+        with database.reading() as connection:
+            query = "SELECT 1 FROM checked WHERE job NOT IN (SELECT id FROM job) LIMIT 1"
+            gone = connection.execute(query).fetchone()
+        if gone:  # what they have overwritten is not known any more
+            self._catalogue.forget()
+            self._catalogue.up_to_date()
+            jobs = self._journal.unchecked()
+        for job in jobs:
+            if job.status is JobStatus.SUCCEEDED:
+                self._add(job)
+            elif job.status in TERMINAL:
+                with database.writing() as connection:
+                    connection.execute("INSERT OR IGNORE INTO checked VALUES (?, NULL)", (job.id,))
+
+    def _add(self, job: Job) -> None:
+        """Add the answers of a check, all at one time, as others may make the index again."""
+        database, number = self._catalogue.database, _asked(job)
+        query = "SELECT line, depth FROM version WHERE number = ?"
+        with database.reading() as connection:
+            known = connection.execute(query, (number,)).fetchone()
+        rows = self.rows(job) if known else None
+        if rows is None:
+            return
+        with database.writing() as connection:
+            place = connection.execute(query, (number,)).fetchone()
+            if place is not None:
+                add_answers(connection, rows, place, job.id)
+                connection.execute("INSERT OR IGNORE INTO checked VALUES (?, ?)", (job.id, number))
+
+    def answers(self) -> Answers:
+        """The findings of all checks, from the files alone."""
+        found: dict[str, dict[tuple[str, int], tuple[bool, str]]] = {}
+        for job in self._journal.all({JobStatus.SUCCEEDED}, JobKind.CHECK):  # the newest first
+            for number, index, by, holds in self.rows(job) or ():
+                version = found.setdefault(f"v{by}", {})
+                version.setdefault((f"v{number}", index), (holds, job.id))
+        return found
+
+    def rows(self, job: Job) -> list[AskedRow] | None:
+        """The answers of a check that has ended; None if they cannot be read."""
+        by = _asked(job)
+        try:
+            lines = self._reports.path(job.id, ANSWERS_FILE).read_bytes().splitlines()
+            found = [CheckAnswers.model_validate_json(line) for line in lines]
+        except (CorruptFile, ValidationError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in OF_ONE_FILE:
+                raise
+            log.error("what %s has found is not shown: %s", job.id, error)
+            return None
+        return [
+            (int(one.version[1:]), index, by, holds)
+            for one in found
+            for holds, some in ((True, one.held), (False, one.missing))
+            for index in some
+        ]
+
+
+def _asked(job: Job) -> int:
+    """The number of the version that a check has asked."""
+    return int(CheckPayload.model_validate(job.payload).version[1:])

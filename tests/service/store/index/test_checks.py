@@ -1,0 +1,238 @@
+"""The findings of checks of facts are shown of the version that was asked, whoever reads them."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.service.builders import add_version
+from support.service.trees import add_check, batch, grow, outcome
+
+from service.contracts.jobs import JobStatus, new_id
+from service.contracts.schemas import FactEntry
+from service.contracts.schemas.edits import FactRecord
+from service.contracts.schemas.effects.checks import ANSWERS_FILE
+from service.store import Store
+from service.store.history import Asked
+from service.store.index import checks, listing
+from service.store.index import facts as indexed
+from service.store.index.checking import difference
+from service.store.index.database import NoIndex
+from service.store.maintenance.backup import back_up, restore
+from service.store.maintenance.verify import verify
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """v1 taught three facts, of which the last did not take; v2 and v3 are built on it."""
+    found = Store.open(tmp_path / "store")
+    found.create_base("weights")
+    add_facts(found, "v0", 3)
+    add_facts(found, "v1", 1, held={"v1": [0]}, missing={"v1": [1]})
+    add_facts(found, "v1", 1)
+    return found
+
+
+def add_facts(
+    store: Store,
+    parent: str,
+    count: int,
+    held: dict[str, list[int]] | None = None,
+    missing: dict[str, list[int]] | None = None,
+) -> None:
+    facts = [
+        FactRecord(subject=f"City {i} of {parent}", prompt="{} is in", target_new="Peru")
+        for i in range(count)
+    ]
+    earlier = {"live": 3, "checked": 3, "seed": 0, "held": held or {}, "missing": missing or {}}
+    result = {
+        "edit_id": f"edit_{parent}", "version": "", "parent": parent, "efficacy": 1.0,
+        "greedy_success": 1.0, "layers": [], "seconds": {}, "earlier": earlier,
+        "facts": [outcome(i, one, i != 2) for i, one in enumerate(facts)],
+    }  # fmt: skip
+    add_version(store, parent, edit_id=f"edit_{parent}", facts=facts, result=result)
+
+
+Shown = dict[tuple[str, int], tuple[bool | None, str | None, bool]]
+
+
+def shown(store: Store, tip: str) -> Shown:
+    """Whether facts hold, as which version was asked, and whether by a check."""
+    return {
+        (one.version, one.index): (one.holds, one.checked_in, one.check_id is not None)
+        for one in listing.facts(store, tip)
+    }
+
+
+def missing(store: Store, tip: str) -> list[tuple[str, int]]:
+    return [(one.version, one.index) for one in listing.facts(store, tip, holds=False)]
+
+
+def refused(*_: object, **__: object) -> None:
+    raise NoIndex("not now")
+
+
+@pytest.fixture(params=["index", "files"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Lists are made of the index, or without it."""
+    if request.param == "files":
+        monkeypatch.setattr(indexed, "facts", refused)
+        monkeypatch.setattr(indexed, "checks", refused)
+    return str(request.param)
+
+
+def test_a_check_counts_for_the_version_that_was_asked(store: Store, way: str) -> None:
+    before = {tip: shown(store, tip) for tip in ("v1", "v2", "v3")}
+    assert before["v2"]["v1", 1] == (False, "v2", False)
+    add_check(store, "v2", {"v1": [1, 2]}, {"v1": [0]})
+    assert shown(store, "v2") == {
+        ("v1", 0): (False, "v2", True), ("v1", 1): (True, "v2", True),
+        ("v1", 2): (True, "v2", True), ("v2", 0): (True, "v2", False),
+    }  # fmt: skip
+    assert missing(store, "v2") == [("v1", 0)]
+    assert missing(store, "v1") == [("v1", 2)]
+    assert {tip: shown(store, tip) for tip in ("v1", "v3")} == {
+        tip: before[tip] for tip in ("v1", "v3")
+    }, "neither the version below it nor the one beside it was asked"
+
+
+def test_a_version_on_top_says_which_one_was_asked(store: Store, way: str) -> None:
+    add_check(store, "v1", {"v1": [2]}, {"v1": [0, 1]})
+    assert shown(store, "v1") == {("v1", i): (i == 2, "v1", True) for i in range(3)}
+    # what v2 itself was asked is later
+    assert shown(store, "v2")["v1", 0] == (True, "v2", False)
+    assert shown(store, "v2")["v1", 2] == (True, "v1", True)
+    assert shown(store, "v3")["v1", 1] == (False, "v1", True)
+
+
+def test_the_newest_check_of_a_version_counts_whichever_ends_first(store: Store, way: str) -> None:
+    first, second = new_id("job"), new_id("job")
+    add_check(store, "v1", {}, {"v1": [0]}, second)
+    assert shown(store, "v1")["v1", 0] == (False, "v1", True)
+    add_check(store, "v1", {"v1": [0, 1]}, {}, first)
+    assert shown(store, "v1")["v1", 0][0] is False
+    [entry] = listing.facts(store, "v1", containing="City 1 of")
+    assert entry.check_id == first.replace("job_", "check_")
+    assert difference(store) is None
+
+
+def test_every_check_of_a_fact_is_in_its_history(store: Store, way: str) -> None:
+    job = add_check(store, "v2", {"v1": [1]}, {})
+    check_id = job.id.replace("job_", "check_")
+    fact = next(one for one in listing.facts(store, "v2") if (one.version, one.index) == ("v1", 1))
+    assert listing.checks(store, "v2", fact) == [Asked("v1", True), Asked("v2", True, check_id)]
+    assert listing.checks(store, "v3", fact) == [Asked("v1", True)]
+
+
+def test_only_a_check_that_has_succeeded_counts(store: Store, way: str) -> None:
+    before = shown(store, "v1")
+    job = add_check(store, "v1", {}, {"v1": [0]})
+    failed = {"status": JobStatus.FAILED, "result": None}
+    for update in ({"status": JobStatus.RUNNING, "result": None}, failed):
+        store.journal.save(job.model_copy(update=update))
+        assert shown(store, "v1") == before
+    assert difference(store) is None
+
+
+def test_another_process_sees_it_once_it_has_ended(store: Store) -> None:
+    other = Store.open(store.root)
+    before = shown(other, "v1")
+    job = add_check(store, "v1", {}, {"v1": [0]})
+    ended = store.journal.read(job.id)
+    store.journal.save(ended.model_copy(update={"status": JobStatus.RUNNING}))
+    assert shown(other, "v1") == before
+    store.journal.save(ended)
+    assert shown(other, "v1")["v1", 0] == (False, "v1", True)
+
+
+def test_a_restored_store_has_the_answers(store: Store, tmp_path: Path) -> None:
+    add_check(store, "v2", {"v1": [1]}, {"v1": [0]})
+    expected = shown(store, "v2")
+    back_up(store, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "copy")
+    copy = Store.open(tmp_path / "copy")
+    assert not list((copy.root / "index").glob("catalogue*"))
+    assert shown(copy, "v2") == expected
+    assert verify(copy).findings == []
+
+
+def test_of_a_damaged_report_nothing_is_shown_until_it_is_whole(store: Store, way: str) -> None:
+    before = shown(store, "v1")
+    job = add_check(store, "v1", {}, {"v1": [0]})
+    path = store.root / "reports" / job.id / ANSWERS_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"0", b"1"))
+    assert shown(store, "v1") == before
+    [finding] = verify(store).findings
+    assert finding.path == f"reports/{job.id}/{ANSWERS_FILE}"
+    path.write_bytes(whole)
+    assert shown(store, "v1")["v1", 0] == (False, "v1", True)
+    assert verify(store).findings == []
+
+
+def test_a_check_whose_record_was_removed_is_forgotten(store: Store, way: str) -> None:
+    before = shown(store, "v1")
+    job = add_check(store, "v1", {}, {"v1": [0]})
+    assert shown(store, "v1") != before
+    (store.root / "jobs" / f"{job.id}.json").unlink()
+    assert shown(Store.open(store.root), "v1") == before
+
+
+def test_answers_are_added_once_a_damaged_version_is_whole_again(store: Store) -> None:
+    path = store.root / "versions" / "v2" / "manifest.json"
+    whole = path.read_bytes()
+    path.write_bytes(b"x" + whole[1:])
+    add_check(store, "v2", {"v1": [1]}, {"v1": [0]})
+    fresh = Store.open(store.root)
+    list(listing.facts(fresh, "v1"))
+    path.write_bytes(whole)
+    assert shown(fresh, "v2")["v1", 0] == (False, "v2", True)
+
+
+@pytest.mark.parametrize("table", ["asked", "missed"])
+def test_an_index_that_lacks_an_answer_is_found(store: Store, table: str) -> None:
+    add_check(store, "v1", {"v1": [1]}, {"v1": [0]})
+    shown(store, "v1")
+    assert difference(store) is None
+    with store.catalogue.database.writing() as connection:
+        connection.execute(f"DELETE FROM {table} WHERE number = 1")
+    assert difference(store) is not None
+
+
+def test_answers_are_added_whole_or_not_at_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shown(store, "v1")
+    add_check(store, "v1", {"v1": [1, 2]}, {"v1": [0]})
+    added = checks.add_answers
+
+    def broken_off(*given: Any) -> None:
+        added(*given)
+        raise sqlite3.OperationalError("the disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(checks, "add_answers", broken_off)
+        assert [holds for holds, _, _ in shown(store, "v1").values()] == [False, True, True]
+    store.catalogue.database._rests_until = 0.0
+    with store.catalogue.database.reading() as connection:
+        assert connection.execute("SELECT * FROM checked").fetchall() == []
+        told = connection.execute("SELECT number, place, by FROM asked WHERE by = 1").fetchall()
+    assert told == []
+    assert shown(store, "v1") != before
+    assert difference(store) is None
+
+
+def test_an_index_of_any_tree_is_that_of_its_files(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "tree")
+    store.create_base("weights")
+    grow(store, random.Random(5), 12)
+    entries: list[FactEntry] = []
+    for number in store.versions.numbers():
+        entries += listing.facts(store, f"v{number}")
+    assert any(one.check_id for one in entries)
+    assert difference(store) is None
+    add_version(store, "v3", facts=batch(random.Random(1)))
+    assert difference(store) is None

@@ -192,6 +192,7 @@ class Worker:
                 "head": head_of(store),
                 "load": answers.requests.load,
                 "job": reads.doing,
+                "goes_on": answers.generation.goes_on,
                 "takes": takes(),
                 "jobs": shares(),
                 "state": answers.state(self.stop.is_set()),

@@ -213,6 +213,7 @@ class Follower:
                 "head": head.version,
                 "load": requests.load,
                 "job": reads.doing,
+                "goes_on": answers.generation.goes_on,
                 "takes": takes(),
                 "jobs": self._jobs and self._state == "ready",
                 "state": self._state,

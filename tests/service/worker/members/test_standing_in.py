@@ -49,7 +49,7 @@ STALL_S = 30.0
 def answers_of(still_s: float = 0.0) -> Answering:
     """The lanes of a worker whose decoding has gone no further for so long."""
     generation = create_autospec(GenerationLane, instance=True)
-    generation.still_s.return_value = still_s
+    generation.still_s.return_value = generation.step_s.return_value = still_s
     events = {"drain": threading.Event(), "stop": threading.Event()}
     requests = create_autospec(RequestLane, instance=True, load=0, **events)
     return Answering(requests, generation, 1, STALL_S)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from service.client.requests import given, segment
+from service.client.requests import ANSWER_S, given, segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.effects.drift import Drift
@@ -36,7 +36,8 @@ class EffectCalls(Transport):
         chat = None if messages is None else [dict(message) for message in messages]
         asked = {"prompt": prompt, "messages": chat, "version": version, "answer": answer}
         body = given({**asked, **options})
-        return self._model(ExplainResult, "POST", "/explain", json=body, again=True)
+        limits = self._within(ANSWER_S)
+        return self._model(ExplainResult, "POST", "/explain", json=body, again=True, timeout=limits)
 
     def drift(
         self,

@@ -196,7 +196,7 @@ class Asking:
         if request.kind in WRITING:
             alive = [one for one in alive if one.role == "writer"]
         if not alive:
-            raise WorkerGone("no worker is alive")
+            raise WorkerGone("no worker is running now")
         if request.kind in WRITING:
             return self._keys.requests
         others = [one for one in alive if one.instance not in given_up]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import psutil
@@ -29,17 +28,18 @@ def parts(followers: Collection[int]) -> dict[str, list[psutil.Process]]:
 
 
 @contextmanager
-def spent(processes: dict[str, list[psutil.Process]], into: Counter[str]) -> Iterator[None]:
+def spent(processes: dict[str, list[psutil.Process]], into: dict[str, float]) -> Iterator[None]:
     """Add the seconds that each part spends in the block."""
     before = {name: _seconds(some) for name, some in processes.items()}
     yield
     for name, some in processes.items():
-        into[name] += _seconds(some) - before[name]
+        into[name] = into.get(name, 0.0) + _seconds(some) - before[name]
 
 
-def told(seconds: Counter[str], tokens: int) -> str:
-    """What was spent for 1,000 tokens, the largest first."""
-    each = ", ".join(f"{name} {1e3 * s / tokens:.3f}" for name, s in seconds.most_common())
+def told(seconds: Mapping[str, float], tokens: int) -> str:
+    """Seconds of each part for 1,000 tokens, the largest first."""
+    largest = sorted(seconds.items(), key=lambda one: one[1], reverse=True)
+    each = ", ".join(f"{name} {1e3 * spent / tokens:.3f}" for name, spent in largest)
     return f"processor seconds for 1,000 tokens: {each}"
 
 

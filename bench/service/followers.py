@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +44,7 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
     """One model: two followers against one, and the bound of the machine."""
     asked = [body(i, tokens) for i in range(requests)]
     found: dict[str, list[float]] = {"one": [], "two": []}
-    seconds: dict[str, Counter[str]] = {"one": Counter(), "two": Counter()}
+    seconds: dict[str, dict[str, float]] = {"one": {}, "two": {}}
     bounds: list[float] = []
     alone_rates: list[float] = []
     with (

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis import Redis
 from support.service.builders import KEYS
-from support.service.played_by_hand import Played
+from support.service.played_worker.by_hand import Played
 
 from service.queue import AsyncQueue, connect_async
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from redis import Redis
 from support.service.builders import KEYS
-from support.service.played_by_hand import (
+from support.service.played_worker.by_hand import (
     PROGRESS,
     TOKEN,
     Played,

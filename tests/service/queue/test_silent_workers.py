@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from redis import Redis
-from support.service.played_by_hand import PROGRESS, Played, answer, asked_for, result
+from support.service.played_worker.by_hand import PROGRESS, Played, answer, asked_for, result
 
 from service.queue import AsyncQueue, WorkerBeat
 from service.queue.asking import Asking

@@ -16,7 +16,6 @@ from jeep_core.models.views import ModelView
 from service.queue import RequestQueue
 from service.settings import Settings
 from service.worker.decoding.blocks import blocks_of
-from service.worker.lanes import generation_lane
 from service.worker.lanes.generation_lane import LANE_STILL_S, PROGRESS, GenerationLane
 from service.worker.members.common import load_base
 
@@ -60,11 +59,15 @@ class Lane:
         self.requests: Any = create_autospec(RequestQueue, instance=True)
         self.requests.gone.return_value = set()
         self.moment = 100.0
-        monkeypatch.setattr(generation_lane.time, "monotonic", lambda: self.moment, raising=True)
-        self.lane = GenerationLane(self.requests, Any, Any)  # type: ignore[arg-type]
+        monkeypatch.setattr("service.worker.lanes.generation_lane.time.monotonic", self.now)
+        nothing: Any = None
+        self.lane = GenerationLane(self.requests, nothing, nothing)
         self.loop: Any = SimpleNamespace(rounds=1, blocks=1, works=True)
         self.lane._loop = self.loop
         self.after(0.0)
+
+    def now(self) -> float:
+        return self.moment
 
     def after(self, seconds: float, blocks: int = 0) -> tuple[float, float, bool]:
         """How long the step goes on, how long no block has ended, and whether it goes on."""

@@ -9,8 +9,8 @@ from random import Random
 import torch
 
 SAMPLED_TOGETHER = 16
-"""Rows: what is computed in between for more of them, in float64, is written to fresh memory and
-read from there, which takes several times as long as the computing.
+"""Rows: what is computed in between for more of them, in float64, needs so much memory that the
+process may give it back and fetch it again at every step, which takes longer than the computing.
 """
 Ranked = tuple[tuple[int, float], ...]
 """The most probable tokens at one place with their log-probabilities (nats), the best first."""

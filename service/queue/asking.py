@@ -22,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from service.contracts import wire
 from service.contracts.jobs import new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
-from service.contracts.schemas.worker import WRITING
+from service.contracts.schemas.worker import GENERATIONS, WRITING
 from service.queue.connection import block_ms
 from service.queue.errors import (
     AnswerBrokenOff,
@@ -62,8 +62,6 @@ the version, too.
 Below that it gains little: rows of one version are decoded together, so a few more cost hardly any
 time, while the other one has to read the version and forgets another for it.
 """
-GENERATIONS = ("generate", "complete")
-"""Kinds of request whose progress a worker tells with its heartbeat, once for all that it holds."""
 OWN = ("taken", "progress")
 """Replies that are not for who asks."""
 

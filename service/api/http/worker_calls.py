@@ -15,12 +15,9 @@ from service.api.http.problems import ApiProblem, ClientGone, from_worker, unava
 from service.api.state import ApiState, queue_or_503
 from service.contracts.jobs import JobError, new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
-from service.contracts.schemas.worker import RequestKind
+from service.contracts.schemas.worker import GENERATIONS, RequestKind
 from service.ops import logs, tracing
 from service.queue import AnswerBrokenOff, RequestLost, RequestTimeout, WorkerGone
-
-ANSWERED = ("generate", "complete")
-"""The kinds of request that a version answers."""
 
 
 def worker_request(
@@ -62,7 +59,7 @@ async def replies(state: ApiState, request: WorkerRequest) -> AsyncGenerator[Wor
                 async for reply in answers:
                     if reply.event == "error":
                         raise from_worker(JobError.model_validate(reply.data))
-                    if reply.event == "result" and request.kind in ANSWERED:
+                    if reply.event == "result" and request.kind in GENERATIONS:
                         GENERATION_SECONDS.observe(time.monotonic() - began)
                     yield reply
     except (WorkerGone, RequestLost, AnswerBrokenOff) as error:

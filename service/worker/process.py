@@ -188,11 +188,10 @@ class Worker:
             keys,
             base,
             views,
+            answers,
             lambda: {
                 "head": head_of(store),
-                "load": answers.requests.load,
                 "job": reads.doing,
-                "goes_on": answers.generation.goes_on,
                 "takes": takes(),
                 "jobs": shares(),
                 "state": answers.state(self.stop.is_set()),

@@ -242,6 +242,7 @@ def heartbeat(
     keys: Keys,
     base: LoadedModel,
     views: VersionViews,
+    answers: Answering,
     more: Callable[[], dict[str, object]],
     instance: str | None = None,
 ) -> Heartbeat:
@@ -259,6 +260,8 @@ def heartbeat(
             host=socket.gethostname(),
             release=program_version(),
             device=str(base.layout),
+            load=answers.requests.load,
+            goes_on=answers.generation.goes_on,
         )
         return known.model_copy(update=more())
 

@@ -208,12 +208,11 @@ class Follower:
             keys,
             base,
             views,
+            answers,
             lambda: {
                 "role": "follower",
                 "head": head.version,
-                "load": requests.load,
                 "job": reads.doing,
-                "goes_on": answers.generation.goes_on,
                 "takes": takes(),
                 "jobs": self._jobs and self._state == "ready",
                 "state": self._state,

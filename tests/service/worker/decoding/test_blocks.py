@@ -16,6 +16,8 @@ from jeep_core.models.views import ModelView
 from service.queue import RequestQueue
 from service.settings import Settings
 from service.worker.decoding.blocks import blocks_of
+from service.worker.decoding.decode_loop import DecodeLoop
+from service.worker.gate import Gate
 from service.worker.lanes.generation_lane import LANE_STILL_S, PROGRESS, GenerationLane
 from service.worker.members.common import load_base
 
@@ -45,6 +47,17 @@ def passed_in_a_thread(view: ModelView, tokens: int) -> int:
 def test_every_block_of_a_step_counts_for_its_thread(base: LoadedModel) -> None:
     assert passed_in_a_thread(ModelView(base), 1) == base.n_layers
     assert passed_in_a_thread(ModelView(base).fork(), 3) == 3 * base.n_layers
+
+
+def test_a_decoding_loop_knows_the_blocks_of_its_own_thread(base: LoadedModel) -> None:
+    requests: Any = None
+    loop = DecodeLoop(requests, Gate(1.0))
+    assert loop.blocks == 0
+    loop.stop.set()
+    loop.run()
+    before = loop.blocks
+    generate(ModelView(base), ["Lyon lies in"], Sampling(1))
+    assert loop.blocks - before == base.n_layers
 
 
 def test_a_model_of_others_is_not_counted() -> None:

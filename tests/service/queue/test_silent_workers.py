@@ -21,8 +21,8 @@ async def test_a_silent_worker_is_given_up_and_a_slow_one_is_not(
     one, two = Played(client, "one"), Played(client, "two", takes=False)
     asking = asyncio.ensure_future(answer(hasty, asked_for()))
     first = await one.takes()
-    for _ in range(3):
-        await asyncio.sleep(0.5)
+    for _ in range(8):
+        await asyncio.sleep(0.2)
         one.queue.reply(first.id, PROGRESS)
     assert two.queue.take(0, 8) == []
     second = await two.takes()

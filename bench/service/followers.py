@@ -4,6 +4,10 @@ Tokens a second of a service with one follower and with two, one thread each, in
 the writer answers nothing meanwhile.  What the machine can bring is measured beside it: one
 process decodes as many rows as there are clients, then two that know nothing of each other half of
 them each, at the same time.
+
+A follower decodes 64 rows at a time.  Give at least 128 clients to fill two of them, and a multiple
+of 128 requests: else the last ones are decoded in batches that are half empty, by two followers
+only.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from typing import Any
 
 import torch
 
+from bench.processor import parts, spent, told
 from bench.report import Row, table
 from bench.serving import START_SECONDS, body, service, tokens_per_second
 from bench.workload import at_once, median
@@ -39,6 +44,7 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
     """One model: two followers against one, and the bound of the machine."""
     asked = [body(i, tokens) for i in range(requests)]
     found: dict[str, list[float]] = {"one": [], "two": []}
+    seconds: dict[str, dict[str, float]] = {"one": {}, "two": {}}
     bounds: list[float] = []
     alone_rates: list[float] = []
     with (
@@ -47,10 +53,12 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
         followers(client, folder, model, 2) as processes,
     ):
         tokens_per_second(url, clients, asked)  # everything has been used once
+        doing = parts({one.pid for one in processes})
         for _ in range(repeats):
-            with paused(client, processes[1:]):
+            with paused(client, processes[1:]), spent(doing, seconds["one"]):
                 found["one"].append(tokens_per_second(url, clients, asked))
-            found["two"].append(tokens_per_second(url, clients, asked))
+            with spent(doing, seconds["two"]):
+                found["two"].append(tokens_per_second(url, clients, asked))
     for _ in range(repeats):
         alone = together(model, 1, clients, tokens)
         bounds.append(alone / together(model, 2, clients // 2, tokens))
@@ -58,10 +66,12 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
     rate = median(alone_rates)
     ratios = [two / one for one, two in zip(found["one"], found["two"], strict=True)]
     load_ = f"load {os.getloadavg()[0]:.1f}"
+    count = repeats * requests * tokens
+    costs = "; ".join(f"{name}: {told(some, count)}" for name, some in seconds.items())
     yield Row(
         f"{model}, {clients} clients, two followers against one",
         median(found["two"]), median(found["one"]), "tokens/s",
-        median(ratios), min(ratios), max(ratios), load_,
+        median(ratios), min(ratios), max(ratios), f"{load_}; {costs}",
     )  # fmt: skip
     yield Row(
         f"{model}, {clients} rows, two processes of their own against one",

@@ -8,6 +8,10 @@ from random import Random
 
 import torch
 
+SAMPLED_TOGETHER = 16
+"""Rows: what is computed in between for more of them, in float64, needs so much memory that the
+process may give it back and fetch it again at every step, which takes longer than the computing.
+"""
 Ranked = tuple[tuple[int, float], ...]
 """The most probable tokens at one place with their log-probabilities (nats), the best first."""
 
@@ -61,9 +65,10 @@ def choose(
     finite = log_probabilities.gather(1, ids[:, None])[:, 0].isfinite().tolist()
     hot = [i for i, s in enumerate(sampling) if s.temperature > 0 and finite[i]]
     if hot:
-        draws = torch.tensor([randoms[i].random() for i in hot], dtype=torch.float64)
-        rows = log_probabilities[hot].cpu()
-        ids[hot] = _sampled(rows, [sampling[i] for i in hot], draws).to(ids.device)
+        for few in (hot[at : at + SAMPLED_TOGETHER] for at in range(0, len(hot), SAMPLED_TOGETHER)):
+            draws = torch.tensor([randoms[i].random() for i in few], dtype=torch.float64)
+            rows = log_probabilities[few].cpu()
+            ids[few] = _sampled(rows, [sampling[i] for i in few], draws).to(ids.device)
     # (n,)
     chosen = log_probabilities.gather(1, ids[:, None])[:, 0]
     most = min(max(s.top for s in sampling), logits.shape[1])

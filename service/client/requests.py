@@ -25,6 +25,12 @@ JSON_PARAMS = ("hparams", "guards", "activate")
 Streamed = tuple[Literal["token"], GeneratedToken] | tuple[Literal["result"], GenerateResult]
 """An event of a stream of tokens."""
 LAST_PORT = 65535
+ANSWER_S = 150.0
+"""Longest silence in calls that a version answers: where one worker is lost a second one is asked,
+each has ``JEEP_GENERATE_TIMEOUT_S`` (60), and a head that is not there yet is waited for.
+"""
+OPENAI_ANSWER_S = 300.0
+"""The same for ``/v1``, which also waits for a successor of the last worker and asks it, too."""
 
 
 class JobState(NamedTuple):

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from service.contracts import wire
 from service.contracts.jobs import new_id
 from service.contracts.schemas import WorkerReply, WorkerRequest
-from service.contracts.schemas.worker import WRITING
+from service.contracts.schemas.worker import GENERATIONS, WRITING
 from service.queue.connection import block_ms
 from service.queue.errors import (
     AnswerBrokenOff,
@@ -31,10 +31,14 @@ from service.queue.errors import (
     RequestTimeout,
     WorkerGone,
 )
-from service.queue.members import beats, heard, is_able
+from service.queue.members import FRESH_S, beats, heard, is_able
 
 log = logging.getLogger(__name__)
 POLL_MS = 1000
+HELD = 2
+"""How many times as long nobody looks after a request that a worker has said to hold: each look
+costs about as much as a token, and hundreds wait.
+"""
 ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
 STALL_S = 30.0
@@ -86,6 +90,9 @@ class Asking:
     def __init__(self, client: Redis, keys: wire.Keys, stall_s: float = STALL_S) -> None:
         self._client, self._keys, self._stall_s = client, keys, stall_s
         self._sent: Counter[str] = Counter()
+        self._heard: dict[str, wire.WorkerBeat] = {}
+        self._followers: list[str] = []
+        self._heard_at, self._hearing = 0.0, asyncio.Lock()
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -94,16 +101,20 @@ class Asking:
 
     async def workers(self) -> list[wire.WorkerBeat]:
         """The last heartbeats of the workers that live, the writer's first."""
+        known = self._followers
         async with asyncio.timeout(ANSWER_S):
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.get(self._keys.worker)
                 pipe.zrange(self._keys.followers, 0, -1)
                 pipe.time()
-                writer, ids, moment = await pipe.execute()
-            found: Any = []
-            if ids:
-                found = await self._client.mget([self._keys.follower(one) for one in ids])
-        return heard(beats([writer, *found]), moment)
+                if known:  # they are mostly the same ones as before
+                    pipe.mget([self._keys.follower(one) for one in known])
+                writer, ids, moment, *found = await pipe.execute()
+            if ids != known:
+                self._followers = ids
+                names = [self._keys.follower(one) for one in ids]
+                found = [await self._client.mget(names)] if ids else []
+        return heard(beats([writer, *(found[0] if found else ())]), moment)
 
     async def ask(self, request: WorkerRequest) -> AsyncGenerator[WorkerReply, None]:
         """Send a request to a worker and yield its answers, including the last one."""
@@ -183,7 +194,7 @@ class Asking:
         if request.kind in WRITING:
             alive = [one for one in alive if one.role == "writer"]
         if not alive:
-            raise WorkerGone("no worker is alive")
+            raise WorkerGone("no worker is running now")
         if request.kind in WRITING:
             return self._keys.requests
         others = [one for one in alive if one.instance not in given_up]
@@ -258,7 +269,8 @@ class Asking:
         last_id, holder, silent_since = "0", _Holder(), time.monotonic()
         begun = False
         while (left := request.deadline - time.time()) > 0:
-            wait = 0 if holder.lost else max(1, min(POLL_MS, int(left * 1000)))
+            look_ms = POLL_MS * (HELD if holder.taken else 1)
+            wait = 0 if holder.lost else max(1, min(look_ms, int(left * 1000)))
             entries = await self.read(self._keys.reply(request.id), last_id, wait)
             for entry_id, fields in entries:
                 last_id = entry_id
@@ -278,26 +290,33 @@ class Asking:
                 silent_since, holder.lost = time.monotonic(), False
             elif holder.lost:  # and nothing has come since that was seen
                 raise _Lost(holder.by, taken=holder.taken)
-            else:
-                await self._look(request, stream, entry, holder, time.monotonic() - silent_since)
+            elif await self._look(request, stream, entry, holder, time.monotonic() - silent_since):
+                silent_since = time.monotonic()
         raise RequestTimeout("the worker did not answer in time")
 
     async def _look(
         self, request: WorkerRequest, stream: str, entry: str, holder: _Holder, silent_s: float
-    ) -> None:
-        """Find out who has a request that was silent, and whether that one still works on it."""
+    ) -> bool:
+        """Find out who has a request that was silent, and whether that one still works on it.
+
+        True if it says so.
+        """
         if not holder.taken:
             holder.by = await self._reader_of(stream, entry, holder)
         if holder.by is None and stream in (self._keys.asks, self._keys.requests):
             writing, alive = request.kind in WRITING, await self.workers()
             if not any(one.role == "writer" or not writing for one in alive):
                 raise WorkerGone("the worker has gone before it answered")
-            return
+            return False
         by = holder.by or stream.rpartition(":")[2]
-        if not await self._is_alive(by):
+        beat = await self._beat_of(by)
+        if beat is None:
             holder.by, holder.lost = by, True
+        elif holder.taken and beat.goes_on and request.kind in GENERATIONS:
+            return True
         elif silent_s > self._stall_s and request.kind not in WRITING:
             holder.by, holder.lost = by, await self._is_another_able(by)
+        return False
 
     async def _reader_of(self, stream: str, entry: str, holder: _Holder) -> str | None:
         """The worker that a request has been sent to and that has not said so."""
@@ -316,12 +335,20 @@ class Asking:
         holder.lost = holder.missing > 1
         return None
 
-    async def _is_alive(self, instance: str) -> bool:
-        async with self._client.pipeline(transaction=False) as pipe:
-            pipe.get(self._keys.worker)
-            pipe.get(self._keys.follower(instance))
-            found = await pipe.execute()
-        return any(one.instance == instance for one in beats(found))
+    async def _beat_of(self, instance: str) -> wire.WorkerBeat | None:
+        """A worker's last heartbeat, None if it is dead.
+
+        All requests that wait share what was heard, for `FRESH_S`; that a worker is not among
+        those that live is never taken from what was heard before the question.
+        """
+        asked_at = time.monotonic()
+        async with self._hearing:
+            moment = time.monotonic()
+            known = instance in self._heard and moment - self._heard_at < FRESH_S
+            if not known and self._heard_at < asked_at:
+                self._heard = {one.instance: one for one in await self.workers()}
+                self._heard_at = moment
+            return self._heard.get(instance)
 
     async def _is_another_able(self, than: str | None) -> bool:
         """Whether another worker than this one could answer what only reads."""

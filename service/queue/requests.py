@@ -50,10 +50,21 @@ class RequestQueue:
         entries = self._read(block_ms(wait_ms), count)
         if not entries:
             return []
-        clock: Any = self._client.time()
-        requests = [_received(entry, fields, unix_time(clock)) for _, entry, fields in entries]
-        gone, moment = self.gone([request.id for request in requests]), time.time()
-        wanted = [r for r in requests if r.id not in gone and r.deadline > moment]
+        asked = [WorkerRequest.model_validate_json(fields["request"]) for *_, fields in entries]
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.mget([self._keys.gone(request.id) for request in asked])
+            clock, gone = pipe.execute()
+        requests = [
+            _received(entry, request, unix_time(clock))
+            for (_, entry, _), request in zip(entries, asked, strict=True)
+        ]
+        moment = time.time()
+        wanted = [
+            request
+            for request, flag in zip(requests, gone, strict=True)
+            if flag is None and request.deadline > moment
+        ]
         taken = WorkerReply(event="taken", data={"by": self.instance})
         with self._client.pipeline(transaction=True) as pipe:
             for stream, entry, _ in entries:
@@ -193,13 +204,12 @@ class Heartbeat:
             pipe.execute()
 
 
-def _received(entry: str, fields: dict[str, str], clock_s: float) -> WorkerRequest:
+def _received(entry: str, request: WorkerRequest, clock_s: float) -> WorkerRequest:
     """A request whose deadline is by this host's clock.
 
     How long it has waited is known by the clock of the queue's server alone, which has made the
     entry's id from it.
     """
-    request = WorkerRequest.model_validate_json(fields["request"])
     if request.left_s is None:
         return request
     waited_s = max(0.0, clock_s - int(entry.partition("-")[0]) / 1000)

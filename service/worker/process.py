@@ -188,9 +188,9 @@ class Worker:
             keys,
             base,
             views,
+            answers,
             lambda: {
                 "head": head_of(store),
-                "load": answers.requests.load,
                 "job": reads.doing,
                 "takes": takes(),
                 "jobs": shares(),

@@ -67,13 +67,14 @@ of more, the worker scores what it can."""
 async def generate(request: Request, state: State) -> Response:
     """Answer prompts from any versions, side by side; never waits for a running edit."""
     given = await read_model(request, GenerateRequest)
-    model = await run_in_threadpool(state.models.get)
-    body, versions = await run_in_threadpool(checked, state, given, model)
+    # in one thread: to change threads costs as much as to check a short prompt
+    body, versions = await run_in_threadpool(lambda: checked(state, given, state.models.get()))
     log_texts(request, state.settings, "prompts", body.all_prompts)
     if body.min_version is not None:
         resolve = state.store.names.resolve
         versions = await at_least(state, body.versions, body.min_version, resolve)
-    await state.require_any_worker()
+    if body.stream:  # else the queue finds out, before anything has been answered
+        await state.require_any_worker()
     pinned = [one for one, ref in zip(versions, body.versions, strict=True) if ref != HEAD]
     asked = worker_request(state, "generate", versions, body.model_dump(mode="json"), pinned)
     headers = {"X-Model-Version": ", ".join(dict.fromkeys(versions))}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from service.client.asynchronous.transport import Transport
 from service.client.files import StrPath
-from service.client.requests import given, segment
+from service.client.requests import ANSWER_S, given, segment
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.effects.checks import Check, CheckSummary
 from service.contracts.schemas.effects.drift import Drift
@@ -38,7 +38,10 @@ class EffectCalls(Transport):
         chat = None if messages is None else [dict(message) for message in messages]
         asked = {"prompt": prompt, "messages": chat, "version": version, "answer": answer}
         body = given({**asked, **options})
-        return await self._model(ExplainResult, "POST", "/explain", json=body, again=True)
+        limits = self._within(ANSWER_S)
+        return await self._model(
+            ExplainResult, "POST", "/explain", json=body, again=True, timeout=limits
+        )
 
     async def drift(
         self,

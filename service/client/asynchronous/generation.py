@@ -8,7 +8,7 @@ from typing import Any
 
 from service.client.asynchronous.transport import Transport
 from service.client.errors import translated
-from service.client.requests import Streamed, generate_body, said_by
+from service.client.requests import ANSWER_S, Streamed, generate_body, said_by
 from service.contracts.schemas import GeneratedToken, GenerateResult
 
 
@@ -26,7 +26,8 @@ class GenerationCalls(Transport):
         Among them are ``messages``, in place of prompts: a chat, each with role and content.
         """
         body = generate_body(prompts, version, options)
-        return await self._model(GenerateResult, "POST", "/generate", json=body)
+        limits = self._within(ANSWER_S)
+        return await self._model(GenerateResult, "POST", "/generate", json=body, timeout=limits)
 
     async def stream(
         self, prompt: str | None = None, version: str = "head", **options: Any
@@ -40,7 +41,8 @@ class GenerationCalls(Transport):
             ApiError: also when the service breaks off in the middle.
         """
         body = {**generate_body(prompt, version, options), "stream": True}
-        async with aclosing(self._events("POST", "/generate", json=body)) as events:
+        limits = self._within(ANSWER_S)
+        async with aclosing(self._events("POST", "/generate", json=body, timeout=limits)) as events:
             async for event in events:
                 with translated():
                     data = said_by(event)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.client.asynchronous.transport import Transport
 from service.client.files import StrPath
-from service.client.requests import given, segment
+from service.client.requests import ANSWER_S, given, segment
 from service.contracts.schemas import Activation, FactEntry, RollbackResult, Snapshot, SnapshotDiff
 
 
@@ -45,13 +45,17 @@ class VersionCalls(Transport):
     ) -> RollbackResult:
         """Move head to a version; returns when the model serves it."""
         params = {"queued": "cancel"} if cancel_queued else {}
-        url = f"/rollback/{segment(ref)}"
-        return await self._model(RollbackResult, "POST", url, json={"why": why}, params=params)
+        url, limits = f"/rollback/{segment(ref)}", self._within(ANSWER_S)
+        return await self._model(
+            RollbackResult, "POST", url, json={"why": why}, params=params, timeout=limits
+        )
 
     async def activate(self, ref: str, why: str = "") -> Activation:
         """Move head to a staged version whose parent is head; returns when the model serves it."""
-        url = f"/snapshots/{segment(ref)}/activate"
-        return await self._model(Activation, "POST", url, json={"why": why}, again=True)
+        url, limits = f"/snapshots/{segment(ref)}/activate", self._within(ANSWER_S)
+        return await self._model(
+            Activation, "POST", url, json={"why": why}, again=True, timeout=limits
+        )
 
     def facts(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from service.client.files import StrPath
-from service.client.requests import given, segment
+from service.client.requests import ANSWER_S, given, segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import JobOut
 from service.contracts.schemas.effects.checks import Check, CheckSummary
@@ -39,7 +39,8 @@ class EffectCalls(Transport):
         chat = None if messages is None else [dict(message) for message in messages]
         asked = {"prompt": prompt, "messages": chat, "version": version, "answer": answer}
         body = given({**asked, **options})
-        return self._model(ExplainResult, "POST", "/explain", json=body, again=True)
+        limits = self._within(ANSWER_S)
+        return self._model(ExplainResult, "POST", "/explain", json=body, again=True, timeout=limits)
 
     def drift(
         self,

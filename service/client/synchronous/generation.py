@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from service.client.errors import translated
-from service.client.requests import Streamed, generate_body, said_by
+from service.client.requests import ANSWER_S, Streamed, generate_body, said_by
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import GeneratedToken, GenerateResult
 
@@ -27,7 +27,8 @@ class GenerationCalls(Transport):
         Among them are ``messages``, in place of prompts: a chat, each with role and content.
         """
         body = generate_body(prompts, version, options)
-        return self._model(GenerateResult, "POST", "/generate", json=body)
+        limits = self._within(ANSWER_S)
+        return self._model(GenerateResult, "POST", "/generate", json=body, timeout=limits)
 
     def stream(
         self, prompt: str | None = None, version: str = "head", **options: Any
@@ -41,7 +42,8 @@ class GenerationCalls(Transport):
             ApiError: also when the service breaks off in the middle.
         """
         body = {**generate_body(prompt, version, options), "stream": True}
-        with closing(self._events("POST", "/generate", json=body)) as events:
+        limits = self._within(ANSWER_S)
+        with closing(self._events("POST", "/generate", json=body, timeout=limits)) as events:
             for event in events:
                 with translated():
                     data = said_by(event)

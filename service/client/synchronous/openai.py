@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.client.requests import given, segment
+from service.client.requests import OPENAI_ANSWER_S, given, segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas.openai import (
     ChatCompletion,
@@ -35,7 +35,8 @@ class OpenAICalls(Transport):
     def complete(self, prompt: Prompt, model: str = "head", **options: Any) -> Completion:
         """Continue prompts, texts or tokens; options as in ``POST /v1/completions``."""
         body = {"model": model, "prompt": prompt, **given(options)}
-        return self._model(Completion, "POST", "/v1/completions", json=body)
+        limits = self._within(OPENAI_ANSWER_S)
+        return self._model(Completion, "POST", "/v1/completions", json=body, timeout=limits)
 
     def chat(
         self, messages: str | Sequence[Mapping[str, Any]], model: str = "head", **options: Any
@@ -44,7 +45,8 @@ class OpenAICalls(Transport):
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         body = {"model": model, "messages": [dict(one) for one in messages], **given(options)}
-        return self._model(ChatCompletion, "POST", "/v1/chat/completions", json=body)
+        limits, url = self._within(OPENAI_ANSWER_S), "/v1/chat/completions"
+        return self._model(ChatCompletion, "POST", url, json=body, timeout=limits)
 
     def tokenize(self, prompt: str, add_special_tokens: bool = True) -> Tokenized:
         """The tokens of a text."""

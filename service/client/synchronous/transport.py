@@ -32,6 +32,8 @@ from service.contracts.schemas.exports import ExportFile
 M = TypeVar("M", bound=BaseModel)
 
 _CHUNK = 2**20
+READ_S = 60.0
+"""Longest silence of the service in most calls."""
 RETRIES = 4
 """Tries of a request that the service did not get or could not serve yet."""
 
@@ -50,14 +52,15 @@ class Transport:
     def __init__(
         self,
         base_url: str = "http://127.0.0.1:8000",
-        timeout: float = 60.0,
+        timeout: float | None = None,
         api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Take the arguments, as the class describes them; nothing is sent yet."""
+        self._timeout = timeout
         self._http = httpx.Client(
             base_url=address(base_url),
-            timeout=httpx.Timeout(timeout, connect=10.0),
+            timeout=self._within(READ_S),
             headers=authorization(api_key),
             transport=transport,
         )
@@ -76,6 +79,10 @@ class Transport:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def _within(self, seconds: float) -> httpx.Timeout:
+        """The limits of a call whose answer may take so long; the caller's own precedes."""
+        return httpx.Timeout(seconds if self._timeout is None else self._timeout, connect=10.0)
 
     def _model(self, model: type[M], method: str, url: str, **request: Any) -> M:
         response = self._request(method, url, **request)

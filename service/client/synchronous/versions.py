@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.client.files import StrPath
-from service.client.requests import given, segment
+from service.client.requests import ANSWER_S, given, segment
 from service.client.synchronous.transport import Transport
 from service.contracts.schemas import Activation, FactEntry, RollbackResult, Snapshot, SnapshotDiff
 
@@ -44,13 +44,15 @@ class VersionCalls(Transport):
     def rollback(self, ref: str, why: str = "", cancel_queued: bool = False) -> RollbackResult:
         """Move head to a version; returns when the model serves it."""
         params = {"queued": "cancel"} if cancel_queued else {}
-        url = f"/rollback/{segment(ref)}"
-        return self._model(RollbackResult, "POST", url, json={"why": why}, params=params)
+        url, limits = f"/rollback/{segment(ref)}", self._within(ANSWER_S)
+        return self._model(
+            RollbackResult, "POST", url, json={"why": why}, params=params, timeout=limits
+        )
 
     def activate(self, ref: str, why: str = "") -> Activation:
         """Move head to a staged version whose parent is head; returns when the model serves it."""
-        url = f"/snapshots/{segment(ref)}/activate"
-        return self._model(Activation, "POST", url, json={"why": why}, again=True)
+        url, limits = f"/snapshots/{segment(ref)}/activate", self._within(ANSWER_S)
+        return self._model(Activation, "POST", url, json={"why": why}, again=True, timeout=limits)
 
     def facts(
         self,

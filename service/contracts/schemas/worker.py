@@ -13,6 +13,10 @@ RequestKind = Literal["generate", "complete", "explain", "rollback", "activate",
 """The kinds of request that a worker answers without a job."""
 WRITING = ("rollback", "activate", "restore")
 """Those that change the store, so that the writer alone answers them, and never twice."""
+GENERATIONS = ("generate", "complete")
+"""Those that a version answers, token by token.  Of all that it holds a worker says with one
+heartbeat that they go on.
+"""
 Role = Literal["writer", "follower"]
 WorkerState = Literal["ready", "draining", "stuck"]
 

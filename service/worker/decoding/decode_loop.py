@@ -15,6 +15,7 @@ from jeep_core.models.views import ModelView
 from service.contracts.schemas import WorkerReply
 from service.ops import logs, tracing
 from service.queue import RequestQueue
+from service.worker.decoding.blocks import blocks_of
 from service.worker.decoding.replies import Pending, Slot, error_of, error_reply
 from service.worker.failures import Stopping
 from service.worker.gate import Gate
@@ -90,12 +91,18 @@ class DecodeLoop:
         self._groups: dict[tuple[str, str], Group] = {}
         self.rounds = 0
         """Steps so far: while something is decoded, it rises."""
+        self._thread: int | None = None
         self.stop = threading.Event()
 
     @property
     def works(self) -> bool:
         """Whether something is being decoded."""
         return bool(self._groups)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the model so far: it rises during a step, too."""
+        return blocks_of(self._thread)
 
     def put(self, pending: Pending) -> None:
         """Let a prepared request join at the next step.  For any thread."""
@@ -104,6 +111,7 @@ class DecodeLoop:
 
     def run(self) -> None:
         """Decode until stopped; requests not answered by then are refused."""
+        self._thread = threading.get_ident()
         try:
             while not self.stop.is_set():
                 self._collect()

@@ -26,6 +26,8 @@ LEAVERS_S = 0.25
 """Time between two searches for clients that have gone."""
 PROGRESS_S = 1.0
 """Time between two signs of life for who waits; see `service.queue.asking`."""
+LANE_STILL_S = 5.0
+"""After so long without a look at what was taken, the lane that takes requests hangs itself."""
 PROGRESS = WorkerReply(event="progress")
 
 
@@ -37,7 +39,7 @@ class GenerationLane:
         self._loop = DecodeLoop(requests, gate)
         self._live: dict[str, Pending] = {}
         self._asked_at = 0.0
-        self._rounds, self._moved_at, self._told_at = 0, time.monotonic(), 0.0
+        self._step, self._block, self._told_at = _Moving(), _Moving(), 0.0
 
     @property
     def load(self) -> int:
@@ -45,22 +47,31 @@ class GenerationLane:
         return len(self._live)
 
     def still_s(self) -> float:
-        """For how many seconds decoding has not gone on, though there is something to decode."""
-        moment = time.monotonic()
-        if self._loop.rounds != self._rounds or not self._loop.works:
-            self._rounds, self._moved_at = self._loop.rounds, moment
-        return moment - self._moved_at
+        """For how many seconds no block of the model has ended, though there is something to
+        decode: decoding hangs, however long a step may be.
+        """
+        return self._block.still_s((self._loop.rounds, self._loop.blocks), self._loop.works)
 
-    def tell_progress(self, others: Collection[str] = ()) -> None:
-        """Let those who wait know that their requests go on; ``others`` are not decoded."""
+    def step_s(self) -> float:
+        """For how many seconds the present step goes on."""
+        return self._step.still_s(self._loop.rounds, self._loop.works)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the requests that it holds go on.
+
+        The heartbeat says so, once for all of them: an entry for each, once a second, would cost
+        more than their tokens where hundreds wait.
+        """
+        looks = time.monotonic() - self._asked_at < LANE_STILL_S
+        return looks and self.still_s() < PROGRESS_S
+
+    def tell_progress(self, others: Collection[str]) -> None:
+        """Let those who wait for ``others``, which are not decoded, know that these go on."""
         moment = time.monotonic()
-        if moment - self._told_at < PROGRESS_S:
-            return
-        self._told_at = moment
-        goes_on = self.still_s() < PROGRESS_S
-        live = [i for i, p in self._live.items() if not (p.ended or p.gone)] if goes_on else []
-        if live or others:
-            self._requests.reply_all([(i, PROGRESS) for i in (*live, *others)])
+        if others and moment - self._told_at >= PROGRESS_S:
+            self._told_at = moment
+            self._requests.reply_all([(i, PROGRESS) for i in others])
 
     def accept(self, request: WorkerRequest, loaders: Executor) -> None:
         """Have a request answered; ``loaders`` read versions that are not in memory."""
@@ -108,6 +119,21 @@ class GenerationLane:
                 if pending is not None:
                     pending.ended = True
                 self._requests.reply(request.id, error_reply(error))
+
+
+class _Moving:
+    """A number that rises, looked at now and then."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+        self._moved_at = time.monotonic()
+
+    def still_s(self, number: object, works: bool) -> float:
+        """For how many seconds it has been the same while something worked."""
+        moment = time.monotonic()
+        if number != self._last or not works:
+            self._last, self._moved_at = number, moment
+        return moment - self._moved_at
 
 
 def _pending(request: WorkerRequest) -> Pending:

@@ -35,6 +35,7 @@ from service.queue import (
 from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings
 from service.store import StaleFence, Store, denial, is_denied
 from service.worker import metrics
+from service.worker.decoding.blocks import count_blocks
 from service.worker.gate import Gate
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.request_lane import RequestLane
@@ -64,6 +65,7 @@ def load_base(settings: Settings) -> LoadedModel:
     torch.set_num_threads(settings.threads or default_threads(cpu_quota()))
     log.info("loading %s", settings.model)
     base = load(settings.model, settings.device, settings.dtype, settings.models)
+    count_blocks(base)
     metrics.GPU.devices = base.devices
     log.info("%s on %s in %s, %s", base.name, base.layout, base.dtype, base.weights_sha256)
     return base
@@ -106,7 +108,7 @@ class Answering:
 
         What comes now is answered sooner by another worker, where there is one.
         """
-        return self.generation.still_s() > PAUSES * self.stall_s
+        return self.generation.step_s() > PAUSES * self.stall_s
 
     def state(self, ending: bool) -> WorkerState:
         """That of its worker; ``ending``: it has been told to stop."""
@@ -240,6 +242,7 @@ def heartbeat(
     keys: Keys,
     base: LoadedModel,
     views: VersionViews,
+    answers: Answering,
     more: Callable[[], dict[str, object]],
     instance: str | None = None,
 ) -> Heartbeat:
@@ -257,6 +260,8 @@ def heartbeat(
             host=socket.gethostname(),
             release=program_version(),
             device=str(base.layout),
+            load=answers.requests.load,
+            goes_on=answers.generation.goes_on,
         )
         return known.model_copy(update=more())
 

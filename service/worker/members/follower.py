@@ -208,10 +208,10 @@ class Follower:
             keys,
             base,
             views,
+            answers,
             lambda: {
                 "role": "follower",
                 "head": head.version,
-                "load": requests.load,
                 "job": reads.doing,
                 "takes": takes(),
                 "jobs": self._jobs and self._state == "ready",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from support.library import tiny
 
 import jeep_core
+from jeep_core.decoding import sampling
 from jeep_core.decoding.generation import (
     Decoder,
     Generated,
@@ -19,6 +21,7 @@ from jeep_core.decoding.generation import (
     score_rows,
     score_texts,
 )
+from jeep_core.decoding.sampling import SAMPLED_TOGETHER
 from jeep_core.errors import JeepError
 from jeep_core.models.delta import Update
 from jeep_core.models.loading import LoadedModel, wrap
@@ -43,6 +46,26 @@ def texts(prompt: str, count: int, **changes: Any) -> list[str]:
     decoder = Decoder(COINS, [prompt] * count, sampling)
     list(decoder.steps())
     return [result.text.strip() for result in decoder.results]
+
+
+def test_many_rows_are_sampled_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(2 * SAMPLED_TOGETHER + 5, 11, generator=torch.manual_seed(0))
+    options = [
+        Sampling(temperature=i % 3, top_k=i % 4 or None, top_p=0.5 + 0.1 * (i % 6))
+        for i in range(len(logits))
+    ]
+    sizes, whole = [], sampling._sampled
+
+    def seen(rows: torch.Tensor, *given: Any) -> torch.Tensor:
+        sizes.append(len(rows))
+        return whole(rows, *given)
+
+    monkeypatch.setattr(sampling, "_sampled", seen)
+    randoms = [Random(i) for i in range(len(logits))]
+    together = sampling.choose(logits, options, randoms)
+    assert max(sizes) == SAMPLED_TOGETHER
+    for i, one in enumerate(together):
+        assert sampling.choose(logits[i : i + 1], options[i : i + 1], [Random(i)]) == [one]
 
 
 def test_greedy_equals_transformers(base: LoadedModel, view: ModelView) -> None:

@@ -3,112 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import ClassVar
 
 import pytest
 from redis import Redis
 from support.service.builders import KEYS
-
-from service.contracts.jobs import new_id, now
-from service.contracts.schemas import WorkerReply, WorkerRequest
-from service.contracts.schemas.worker import RequestKind
-from service.queue import (
-    AnswerBrokenOff,
-    AsyncQueue,
-    Heartbeat,
-    QueueError,
-    RequestLost,
-    RequestQueue,
-    WorkerBeat,
-    WorkerGone,
-    connect_async,
+from support.service.played_worker.by_hand import (
+    PROGRESS,
+    TOKEN,
+    Played,
+    answer,
+    asked_for,
+    error_of,
+    result,
 )
+
+from service.contracts.schemas import WorkerReply
+from service.queue import AnswerBrokenOff, AsyncQueue, QueueError, RequestLost, WorkerGone
 from service.queue.asking import ELSEWHERE, OVERFLOW
 
-pytestmark = pytest.mark.anyio
-TOKEN, PROGRESS = WorkerReply(event="token"), WorkerReply(event="progress")
-
-
-def result(text: str) -> WorkerReply:
-    return WorkerReply(event="result", data={"text": text})
-
-
-def asked_for(kind: RequestKind = "generate", pinned: str | None = None) -> WorkerRequest:
-    named = [] if pinned is None else [pinned]
-    return WorkerRequest(
-        id=new_id("ask"), kind=kind, deadline=time.time() + 30, versions=["v0"], pinned=named
-    )
-
-
-def error_of(code: str) -> WorkerReply:
-    return WorkerReply(event="error", data={"code": code, "message": ""})
-
-
-class Played:
-    """A worker whose heart beats until ``die``, and which does what a test says."""
-
-    living: ClassVar[list[Played]] = []
-
-    def __init__(self, client: Redis, name: str, **described: object) -> None:
-        self.client, self.name = client, name
-        known = {"instance": name, "pid": 1, "model": "m", "started_at": now(), "head": "v0"}
-        self.beat = WorkerBeat.model_validate({**known, "role": "follower", **described})
-        self.heart = Heartbeat(client, KEYS, lambda: self.beat)
-        self.heart.start()
-        self.living.append(self)
-        self.queue = RequestQueue(client, KEYS, name, writer=self.beat.role == "writer")
-
-    def says(self, **described: object) -> None:
-        """Send a heartbeat that says something else."""
-        self.beat = self.beat.model_copy(update=described)
-        self.heart.beat()
-
-    async def takes(self) -> WorkerRequest:
-        """The next request that comes to it."""
-        async with asyncio.timeout(20):
-            while True:
-                for one in self.queue.take(0, 1):
-                    return one
-                await asyncio.sleep(0.02)
-
-    async def fails(self, *, after: Sequence[WorkerReply] = ()) -> WorkerReply:
-        """Its error as the answer to the next request, ``after`` other replies."""
-        taken, error = await self.takes(), error_of("out_of_memory")
-        self.queue.reply_all([(taken.id, one) for one in (*after, error)])
-        return error
-
-    def die(self) -> None:
-        self.living.remove(self)
-        self.heart.stop()
-
-
-@pytest.fixture(autouse=True)
-def _mortal(client: Redis) -> Iterator[None]:
-    """Before the client is closed, all hearts stop."""
-    yield
-    for one in [*Played.living]:
-        one.die()
-
-
-@pytest.fixture(autouse=True)
-def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The api looks ten times as often whether the worker is still there."""
-    monkeypatch.setattr("service.queue.asking.POLL_MS", 100)
-
-
-@pytest.fixture
-async def hasty(valkey_url: str, client: Redis) -> AsyncIterator[AsyncQueue]:
-    """An api that gives up a silent worker after a moment."""
-    queue = AsyncQueue(connect_async(valkey_url), KEYS, stall_s=1.0)
-    yield queue
-    await queue.close()
-
-
-async def answer(api: AsyncQueue, request: WorkerRequest) -> list[WorkerReply]:
-    return [reply async for reply in api.ask(request)]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("played")]
 
 
 async def test_the_successor_of_a_dead_worker_answers_once(api: AsyncQueue, client: Redis) -> None:
@@ -186,33 +101,6 @@ async def test_what_was_sent_to_a_dying_worker_and_not_taken_is_no_try(
     assert await asking == [result("right")]
 
 
-async def test_a_silent_worker_is_given_up_and_a_slow_one_is_not(
-    hasty: AsyncQueue, client: Redis
-) -> None:
-    one, two = Played(client, "one"), Played(client, "two", takes=False)
-    asking = asyncio.ensure_future(answer(hasty, asked_for()))
-    first = await one.takes()
-    for _ in range(3):
-        await asyncio.sleep(0.5)
-        one.queue.reply(first.id, PROGRESS)
-    assert two.queue.take(0, 8) == []
-    second = await two.takes()
-    two.queue.reply(second.id, result("right"))
-    assert await asking == [result("right")]
-    assert one.queue.gone([first.id]) == {first.id}
-
-
-async def test_a_silent_worker_without_another_is_waited_for(
-    hasty: AsyncQueue, client: Redis
-) -> None:
-    one = Played(client, "one")
-    asking = asyncio.ensure_future(answer(hasty, asked_for()))
-    first = await one.takes()
-    await asyncio.sleep(1.5)
-    one.queue.reply(first.id, result("late"))
-    assert await asking == [result("late")]
-
-
 @pytest.mark.parametrize("code", ELSEWHERE)
 async def test_an_error_that_another_need_not_have_is_no_answer(
     api: AsyncQueue, client: Redis, code: str
@@ -286,19 +174,6 @@ async def test_after_a_token_an_error_of_the_worker_is_said_as_it_is(
     asking = asyncio.ensure_future(answer(api, asked_for()))
     error = await one.fails(after=[TOKEN])
     assert await asking == [TOKEN, error]
-
-
-async def test_the_second_worker_has_as_long_as_the_first_had(
-    hasty: AsyncQueue, client: Redis
-) -> None:
-    one, two = Played(client, "one"), Played(client, "two", takes=False)
-    request = asked_for()
-    asking = asyncio.ensure_future(answer(hasty, request))
-    await one.takes()
-    second = await two.takes()
-    assert second.deadline >= request.deadline + 0.9, "the first was silent for a second"
-    two.queue.reply(second.id, result("right"))
-    assert await asking == [result("right")]
 
 
 async def test_what_changes_the_store_is_the_writers_and_not_repeated(

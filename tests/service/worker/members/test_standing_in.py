@@ -8,15 +8,22 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import create_autospec
+from unittest.mock import Mock, create_autospec
 
 import pytest
 
+from service.queue import Keys
 from service.settings import EXIT_AGAIN, Settings
 from service.worker.lanes.generation_lane import GenerationLane
 from service.worker.lanes.request_lane import RequestLane
 from service.worker.members import common
-from service.worker.members.common import Answering, Lanes, writer_answers, writer_measures
+from service.worker.members.common import (
+    Answering,
+    Lanes,
+    heartbeat,
+    writer_answers,
+    writer_measures,
+)
 from service.worker.members.follower import Follower
 from service.worker.process import Worker, stopping
 
@@ -49,10 +56,29 @@ STALL_S = 30.0
 def answers_of(still_s: float = 0.0) -> Answering:
     """The lanes of a worker whose decoding has gone no further for so long."""
     generation = create_autospec(GenerationLane, instance=True)
-    generation.still_s.return_value = still_s
+    generation.still_s.return_value = generation.step_s.return_value = still_s
     events = {"drain": threading.Event(), "stop": threading.Event()}
     requests = create_autospec(RequestLane, instance=True, load=0, **events)
     return Answering(requests, generation, 1, STALL_S)
+
+
+def test_a_worker_pauses_in_a_long_step_and_is_stuck_in_a_hang_alone() -> None:
+    answers: Any = answers_of()
+    answers.generation.step_s.return_value = STALL_S + 1
+    assert (answers.pauses, answers.state(False)) == (True, "ready")
+    answers.generation.still_s.return_value = STALL_S + 1
+    assert (answers.pauses, answers.state(False)) == (True, "stuck")
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_the_heart_says_what_a_worker_holds_and_whether_it_goes_on(goes_on: bool) -> None:
+    answers: Any = answers_of()
+    answers.requests.load, answers.generation.goes_on = 3, goes_on
+    views: Any = SimpleNamespace(loaded=lambda: ["v0"], damaged=list)
+    base: Any = SimpleNamespace(name="m", layout="cpu")
+    beat = heartbeat(Mock(), Keys("one"), base, views, answers, lambda: {"job": "job_1"})
+    said = beat._describe()
+    assert (said.load, said.goes_on, said.job) == (3, goes_on, "job_1")
 
 
 def of(another: bool, followers: list[Any] | None = None) -> Any:

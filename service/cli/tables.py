@@ -66,7 +66,8 @@ def plan(answer: EditPlan) -> RenderableType:
         shown = " ".join(prompt) + " → " + " ".join(target)
         _row(table, fact.index, shown, fact.tokens[fact.subject_last], fact.tokens[fact.prediction])
     preset = f" {answer.preset}" if answer.preset else ""
-    said = f"{answer.editor}, hyper-parameters: {answer.source}{preset}"
+    exact = ", exact" if answer.exact else ""
+    said = f"{answer.editor}, hyper-parameters: {answer.source}{preset}{exact}"
     if answer.moments is not None:
         said += f", second moments: {answer.moments}"
     parts: list[RenderableType] = [Text(said), *_why_editor(answer), table]

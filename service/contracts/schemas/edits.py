@@ -12,7 +12,7 @@ from jeep_core.probe.defaults.from_record import Source
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
-from service.contracts.schemas.base import MessageIn, Name, Request
+from service.contracts.schemas.base import MessageIn, MetricProtocol, Name, Request
 from service.contracts.schemas.effects.earlier import CheckEarlier, EarlierFacts, MendedFact
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
 from service.contracts.schemas.effects.outcomes import FactOutcome, LayerReport
@@ -259,7 +259,9 @@ class EditResult(BaseModel):
     were needed.  Versions written before these were recorded have neither.  ``editor_reason``: why
     this editor was used, if the request left it to choose.  ``rule``: the number of the rule by
     which a probe, or the depth, became the hyper-parameters; null for those of others, and before
-    rules had numbers.
+    rules had numbers.  ``protocols`` says of every figure how it came about, as in the result of an
+    evaluation: ``probability`` of ``p_new`` and ``p_true``, ``guards.NAME`` of ``guards``, others
+    by their own names; versions written before have none.
     """
 
     edit_id: str
@@ -282,6 +284,7 @@ class EditResult(BaseModel):
     editor_reason: str | None = None
     moments: str | None = None
     earlier: EarlierFacts | None = None
+    protocols: dict[str, MetricProtocol] = Field(default_factory=dict)
 
 
 class Edit(BaseModel):

@@ -49,7 +49,13 @@ from service.worker.editing.guards import GuardMeter, check
 from service.worker.editing.measured import Batch, Measured, Measurer
 from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
-from service.worker.editing.records import of_computation, outcome, recorded, sha256_of
+from service.worker.editing.records import (
+    of_computation,
+    outcome,
+    protocols_of,
+    recorded,
+    sha256_of,
+)
 from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import Work
@@ -237,6 +243,7 @@ class EditRunner:
             moments=self._moments_from if chosen.hparams.moment_layers else None,
             earlier=made.report,
         )
+        summary.protocols = protocols_of(summary, chosen.hparams, self.base.name, self._settings)
         return self._manifest(job, payload, summary, result, inputs), result.view
 
     def _made(

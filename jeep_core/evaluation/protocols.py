@@ -231,7 +231,7 @@ def _of_edit(name: str, setting: EditSetting) -> Protocol:
 
 
 def _of_guard(name: str, setting: EditSetting) -> Protocol:
-    """What a guard compares, beside the facts of the batch."""
+    """The figure that a guard compares, where that is not one of the batch's own facts."""
     if name == "locality":
         judged = (
             "both answers are shown: the true answer is more probable per token than the new one; "

@@ -89,7 +89,8 @@ def no_value_search(cls: type[BaseModel], values: Mapping[str, Any]) -> list[Fie
 def _prefixes(cls: type[BaseModel]) -> int | None:
     """The number of prefixes of the editor's paper, which is the default of its field."""
     field = cls.model_fields.get("n_prefixes")
-    return None if field is None else field.default
+    found: int | None = None if field is None else field.default
+    return found
 
 
 def _problem(name: str, means: str) -> FieldProblem:

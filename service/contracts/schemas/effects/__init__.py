@@ -1,1 +1,1 @@
-"""Requests and answers about what edits do to a model: guards, explanations, drift."""
+"""Requests and answers about what edits do to a model: outcomes, guards, explanations, drift."""

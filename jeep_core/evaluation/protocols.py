@@ -193,7 +193,8 @@ def _of_edit(name: str, setting: EditSetting) -> Protocol:
     if name.startswith("guards."):
         return _of_guard(name.removeprefix("guards."), setting)
     if name == "earlier":
-        how = f"{_ways('both')} where they were edited for it; the new version, and the one before"
+        how = f"their prompts, {_ASKED['both']} where they were edited for it; "
+        how += "the new version, and of those that it does not say the one before"
         judged = f"{_GREEDY}; counted by version, lost ones are those that the one before says"
         same = "checks of the same facts; a sample says of the others what it can"
         return Protocol(f"edit prompts of {setting.checked}", how, judged, same)

@@ -24,6 +24,7 @@ def test_every_figure_says_what_was_asked_how_it_was_judged_and_what_is_comparab
     assert "more probable" in found["efficacy"].judged
     assert "10 tokens" in found["greedy_success"].judged
     assert "8 of 40 live facts" in found["earlier"].asked
+    assert "of the batch" not in found["earlier"].how
     assert "5 tokens" in found["guards.locality"].judged
     assert "mine.txt" in found["guards.drift"].how
     assert "own" in found["guards.ability"].asked

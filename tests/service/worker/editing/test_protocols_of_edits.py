@@ -34,7 +34,9 @@ def result_of(base: LoadedModel, store: Store, folder: Path, **more: Any) -> Edi
     text = folder / "held-out.txt"
     text.write_text("The town of Lyon lies in France, and the river is wide.\n", encoding="utf-8")
     runner = runner_on(base, store, folder, perplexity_text=text, perplexity_tokens=16)
-    manifest, _ = edit_on(runner, an_edit(FULL, **more), "v0")
+    first, _ = edit_on(runner, an_edit({**FACT, "subject": "Nice"}, number=9), "v0")
+    store.head.move(first.id, expected="v0", job_id=None, fence=1, who="test", why="edit")
+    manifest, _ = edit_on(runner, an_edit(FULL, **more), first.id)
     assert manifest.result is not None
     return manifest.result
 
@@ -62,7 +64,7 @@ def test_every_figure_of_a_result_has_one(base: LoadedModel, store: Store, tmp_p
         | {f"guards.{n}" for n in guarded}
     )
     assert "first 16 tokens of held-out.txt" in result.protocols["guards.drift"].how
-    assert "0 live facts" in result.protocols["earlier"].asked
+    assert "all 1 live fact of earlier batches" in result.protocols["earlier"].asked
 
 
 def test_without_guards_there_are_none_of_them(

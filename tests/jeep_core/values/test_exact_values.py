@@ -123,6 +123,17 @@ def test_a_facts_values_have_the_same_bits_beside_any_others(base: LoadedModel) 
         assert torch.allclose(whole.delta_low[i], plain.delta_low, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("editor", ["jeep", "memit", "pmet", "alphaedit"])
+def test_what_is_optimised_says_so(editor: str, exact: bool) -> None:
+    region = {"layers": [0], "clamp": 1, "moment_weight": 10, "null_space": 0.02}
+    regions = {"low": region} | ({"high": region | {"layers": [1]}} if editor == "jeep" else {})
+    hparams = hparams_class(editor).model_validate({**regions, "exact": exact})
+    objective = objective_for(editor, hparams)
+    assert objective is not None
+    assert objective.exact is exact
+
+
 def test_values_of_other_settings_are_not_taken_for_them(gptj: LoadedModel) -> None:
     quick = replace(OBJECTIVE, exact=False)
     assert set_key(gptj, OBJECTIVE) != set_key(gptj, quick)

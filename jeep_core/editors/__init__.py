@@ -24,6 +24,7 @@ from jeep_core.editors.plugins import (
 )
 from jeep_core.editors.record import EditorRecord
 from jeep_core.errors import FieldProblem, InvalidHParams
+from jeep_core.spec.exact import as_published, preset_for
 from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 from jeep_core.spec.naming import known_names
 
@@ -173,7 +174,8 @@ def preset_hparams(
     Args:
         editor: name of the editor.
         presets: the editor's presets for this model by name, the default first.
-        preset: one of them, or None: the default; without any, ``changes`` must be complete.
+        preset: one of them, or None: the default, or the paper's if ``changes`` ask for ``exact``;
+            without any, ``changes`` must be complete.
         changes: laid over the preset field by field.
         n_layers: number of the model's layers.
         chat: whether the model has a chat template; then facts are edited for both ways of asking
@@ -187,13 +189,13 @@ def preset_hparams(
     if preset is not None and preset not in presets:
         message = f"no preset {preset!r} of {editor} for this model; {known_names(preset, presets)}"
         raise InvalidHParams([FieldProblem("/preset", "unknown_preset", message)])
-    chosen = preset or next(iter(presets), None)
+    chosen = preset or preset_for(presets, changes)
     needed = [name for name, field in cls.model_fields.items() if field.is_required()]
     missing = [name for name in needed if name not in changes]
     if chosen is None and missing:
         message = f"{editor} has no preset for this model. {_ways_out(editor, record, missing)}"
         raise InvalidHParams([FieldProblem("/hparams", "no_preset", message)])
-    base = presets[chosen] if chosen else {}
+    base = as_published(cls, presets[chosen], changes) if chosen else {}
     return chosen, validate_hparams(cls, for_model(cls, merge(base, changes), chat), n_layers)
 
 

@@ -238,6 +238,7 @@ def objective_of(hparams: OptimisedEditorHParams, low: Region, **more: Any) -> O
         compute_dtype=hparams.compute_dtype,
         margin=hparams.margin,
         early_prefixes=hparams.early_prefixes,
+        exact=hparams.exact,
         **more,
     )
 

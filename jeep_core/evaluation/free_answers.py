@@ -39,7 +39,10 @@ SUFFIX: Mapping[Kind, str] = {
     "paraphrase": "_generalization",
     "portability": "_portability",
 }
-"""How the metrics of a kind of prompt end; neighbors have ``free_kept`` alone."""
+"""How the metrics of a kind of prompt end; of neighbors see `free_scores`."""
+
+RULES = {"exact": "free_exact", "f1": "free_f1", "contains": "free_contains", "judge": "judge"}
+"""Metrics by the field of a judgement that they are means of."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ class FreePrompt:
 class FreeJudgement:
     """A free answer as it was judged.
 
-    ``exact``, ``f1`` (in [0, 1]) and ``contains`` compare with the right answers; ``kept``, of
-    neighbors, with the text of the base model.  ``judge``: the verdict of a judge model, None where
-    none was asked or its answer was neither yes nor no.
+    ``exact``, ``f1`` (in [0, 1]) and ``contains`` compare with the right answers, of neighbors
+    ``f1`` alone, where they have some; ``kept``, of neighbors, with the text of the base model.
+    ``judge``: the verdict of a judge model, None where none was asked or its answer was neither yes
+    nor no.
     """
 
     kind: Kind
@@ -185,12 +189,13 @@ def judged_freely(
     for one in free_prompts(case):
         said = texts[one.prompt]
         judged: dict[str, Any] = {"group": one.group}
-        if one.kind == "neighbor":
-            before = base_texts[one.prompt].text
-            judged |= {"kept": same(said.text, before), "base_text": before}
-        else:
+        if one.right:
             judged |= asdict(match(said.text, one.right))
             judged["judge"] = (verdicts or {}).get((one.prompt, one.right, said.text))
+        if one.kind == "neighbor":
+            before = base_texts[one.prompt].text
+            judged |= {"exact": None, "contains": None}
+            judged |= {"kept": same(said.text, before), "base_text": before}
         found.append(FreeJudgement(one.kind, one.prompt, said.text, said.ended, **judged))
     return found
 
@@ -199,21 +204,23 @@ def free_scores(found: Sequence[FreeJudgement]) -> dict[str, float | None]:
     """Metrics of one case by name, in [0, 1]; None where it has no such prompt.
 
     ``free_exact``, ``free_f1``, ``free_contains`` and ``judge`` of edit prompts, with an ending
-    those of other kinds (`SUFFIX`); ``free_kept``: the share of neighbors whose answer stayed.
-    Groups of portability questions have ``free_exact_portability/GROUP`` and
-    ``free_contains_portability/GROUP``.
+    those of other kinds (`SUFFIX`); ``free_kept``: the share of neighbors whose answer stayed;
+    ``free_f1_locality`` and ``judge_locality`` of neighbors whose right answers are known.
+    Groups of portability questions have all four as ``free_exact_portability/GROUP`` and so on.
     """
     scores: dict[str, float | None] = {}
     for kind, suffix in SUFFIX.items():
         some = [one for one in found if one.kind == kind]
-        scores[f"free_exact{suffix}"] = _mean([one.exact for one in some])
-        scores[f"free_f1{suffix}"] = _mean([one.f1 for one in some])
-        scores[f"free_contains{suffix}"] = _mean([one.contains for one in some])
-        scores[f"judge{suffix}"] = _mean([one.judge for one in some])
-    scores["free_kept"] = _mean([one.kept for one in found if one.kind == "neighbor"])
-    for rule in ("exact", "contains"):
+        for rule, metric in RULES.items():
+            scores[f"{metric}{suffix}"] = _mean([getattr(one, rule) for one in some])
+    neighbors = [one for one in found if one.kind == "neighbor"]
+    scores["free_kept"] = _mean([one.kept for one in neighbors])
+    scores["free_f1_locality"] = _mean([one.f1 for one in neighbors])
+    scores["judge_locality"] = _mean([one.judge for one in neighbors])
+    for rule, metric in RULES.items():
         values = [(one.group, getattr(one, rule)) for one in found]
-        scores |= by_group(f"free_{rule}_portability", values)
+        known = [(group, float(value)) for group, value in values if value is not None]
+        scores |= by_group(f"{metric}_portability", known)
     return scores
 
 

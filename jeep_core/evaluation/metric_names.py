@@ -15,7 +15,11 @@ FREE = {
         ("free_contains", "contains"),
         ("judge", "judge"),
     )
-} | {"free_kept": ("neighbor", "as base")}
+} | {
+    "free_kept": ("neighbor", "as base"),
+    "free_f1_locality": ("neighbor", "F1"),
+    "judge_locality": ("neighbor", "judge"),
+}
 """Metrics of free answers: the prompts, and the rule they are judged by."""
 FOLLOWS = "what follows"
 

@@ -1,4 +1,4 @@
-"""How figures of evaluations came about: a protocol for every metric.  No torch here."""
+"""How figures of evaluations and edits came about: a protocol for every one.  No torch here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from jeep_core.evaluation.asking import Ask
 from jeep_core.evaluation.matching import HOW
+from jeep_core.spec.hparams import Contexts
 from jeep_core.suites import Style
 
 ALL, PROMPTS = "all texts", "prompts"
@@ -87,6 +88,9 @@ def _protocol(name: str, setting: Setting) -> Protocol:
 
 def _free(name: str, setting: Setting) -> Protocol:
     kind = "_locality" if name == "free_kept" else _ending(name)
+    asked = _KINDS[kind]
+    if kind and name in ("free_f1_locality", "judge_locality"):
+        asked += " that have a right answer"
     how = (
         f"{_how(setting)}; answers written greedily until the end of the text, the end of the "
         f"first sentence or {setting.free_tokens} tokens; normalised: {HOW}"
@@ -104,7 +108,7 @@ def _free(name: str, setting: Setting) -> Protocol:
         "judge": f"the same judge model; {_SAME}",
         "free_kept": f"the same base model; {_SAME}",
     }.get(rule, f"figures by free generation with the same rules; {_SAME}")
-    return Protocol(_KINDS[kind], how, judged, comparable)
+    return Protocol(asked, how, judged, comparable)
 
 
 def _how(setting: Setting) -> str:
@@ -143,3 +147,117 @@ def _ending(name: str) -> str:
 def _kind(name: str) -> str:
     """The prompts of a metric that is named by its kind, or that ends with it."""
     return _KINDS[_ending("_" + name)]
+
+
+@dataclass(frozen=True)
+class EditSetting:
+    """The parts of an edit that the protocols of its figures name.
+
+    ``contexts``: how its facts were asked.  ``answer_tokens``, ``neighbor_tokens``: limits of
+    greedy answers.  ``checked``: earlier facts that were asked, in words.  ``read``: the text that
+    guards read, and how much of it, in words; ``known``: where the facts for ``min_ability`` are
+    from.
+    """
+
+    contexts: Contexts
+    answer_tokens: int
+    neighbor_tokens: int
+    checked: str = "live facts of earlier batches"
+    read: str = "the held-out text"
+    known: str = "general knowledge"
+
+
+_ASKED = {
+    "plain": "as plain text",
+    "chat": "each as the user's message of a chat",
+    "both": "as plain text and as the user's message of a chat",
+}
+_BEFORE_AND_AFTER = "the version before and the new one"
+_GREEDY = (
+    "the new answer is shown: every token of it is the most probable one, and no longer word "
+    "follows, so that greedy decoding begins with it"
+)
+_SHARE = "share of the facts, from 0 to 1"
+
+
+def edit_protocols(figures: Iterable[str], setting: EditSetting) -> dict[str, Protocol]:
+    """The protocols of an edit's figures, by name; those of guards begin with ``guards.``."""
+    return {name: _of_edit(name, setting) for name in figures}
+
+
+def _of_edit(name: str, setting: EditSetting) -> Protocol:
+    if name in ("guards.efficacy", "guards.success"):
+        whole = "efficacy" if name == "guards.efficacy" else "greedy_success"
+        asked = "edit prompts of the facts that were sent, without earlier ones edited again"
+        return replace(_of_edit(whole, setting), asked=asked)
+    if name.startswith("guards."):
+        return _of_guard(name.removeprefix("guards."), setting)
+    if name == "earlier":
+        how = f"their prompts, {_ASKED['both']} where they were edited for it; "
+        how += "the new version, and of those that it does not say the one before"
+        judged = f"{_GREEDY}; counted by version, lost ones are those that the one before says"
+        same = "checks of the same facts; a sample says of the others what it can"
+        return Protocol(f"edit prompts of {setting.checked}", how, judged, same)
+    if name == "target_probability":
+        how = (
+            "prompts of the batch after every prefix, in the version before, with the vector put in"
+        )
+        judged = "the new answer is shown: its probability per token, mean over the prompts"
+        comparable = "where the optimisation of values stops; not p_new, which the matrices give"
+        return Protocol(_KINDS[""], how, judged, comparable)
+    contexts = setting.contexts
+    if name == "chat_efficacy":
+        contexts = "chat"
+    elif name == "efficacy" and contexts == "both":
+        contexts = "plain"
+    how = f"{_ways(contexts)}; {_BEFORE_AND_AFTER}"
+    judged, comparable = {
+        "probability": (
+            "the answers are shown: geometric mean of the probabilities of their tokens",
+            "the same facts, model and way of asking; not figures by free generation",
+        ),
+        "efficacy": (
+            "both answers are shown: the new answer is more probable per token than the true one; "
+            f"of a fact without a true one: {_GREEDY}; {_SHARE}",
+            "efficacy in contrast style, where all facts have a true answer: the same facts and "
+            "way of asking; not figures in accuracy style or by free generation",
+        ),
+        "greedy_success": (
+            f"{_GREEDY}, in every way that the fact is asked; `text` shows {setting.answer_tokens} "
+            f"tokens of it, or one more than the new answer has; {_SHARE}",
+            "greedy figures of evaluations on edit prompts: the same facts and way of asking",
+        ),
+    }["efficacy" if name == "chat_efficacy" else name]
+    return Protocol(_KINDS[""], how, judged, comparable)
+
+
+def _of_guard(name: str, setting: EditSetting) -> Protocol:
+    """The figure that a guard compares, where that is not one of the batch's own facts."""
+    if name == "locality":
+        judged = (
+            "both answers are shown: the true answer is more probable per token than the new one; "
+            f"of a fact without a true one: the greedy answer of {setting.neighbor_tokens} tokens "
+            "is that of the version before; mean of the facts' shares, from 0 to 1"
+        )
+        comparable = (
+            "locality in contrast style, where all facts have a true answer: the same prompts"
+        )
+        how = f"{_ways('plain')}; {_BEFORE_AND_AFTER}"
+        return Protocol(_KINDS["_locality"], how, judged, comparable)
+    if name == "ability":
+        asked = f"prompts that name no subject of the batch ({setting.known})"
+        judged = f"{_GREEDY.replace('new', 'true')}; of those that the version before writes so, "
+        judged += "the share that the new one does, too"
+        how = f"as plain text; {_BEFORE_AND_AFTER}"
+        return Protocol(asked, how, judged, "the same base model and facts")
+    judged = {
+        "perplexity": "e to the mean negative log-likelihood of a token; the ratio is that of the "
+        "new version divided by that of the version before",
+        "drift": "mean KL(version before ‖ new version) of the next token, in nats per token",
+    }[name]
+    how = f"read: {setting.read}; {_BEFORE_AND_AFTER}"
+    return Protocol("nothing", how, judged, "the same text, tokenizer and length")
+
+
+def _ways(contexts: Contexts) -> str:
+    return f"prompts of the batch, {_ASKED[contexts]}"

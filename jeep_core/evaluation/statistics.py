@@ -19,10 +19,13 @@ PARTS = ("efficacy", "generalization", "locality")
 FREE = (
     *(f"{what}{kind}" for kind in ("", "_generalization", "_portability")
       for what in ("free_exact", "free_f1", "free_contains", "judge")),
-    "free_kept",
+    "free_kept", "free_f1_locality", "judge_locality",
 )  # fmt: skip
 """Metrics of answers that are written freely (`free_answers`), where they were asked for."""
-GROUPED = ("portability", "free_exact_portability", "free_contains_portability")
+GROUPED = (
+    "portability",
+    *(f"{what}_portability" for what in ("free_exact", "free_f1", "free_contains", "judge")),
+)
 """Metrics that are also given by group, as ``METRIC/GROUP``, where a suite has several."""
 MOST_GROUPS = 100
 """Where there are more, as with a name for each question, none has figures of its own."""

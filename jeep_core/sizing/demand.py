@@ -13,6 +13,7 @@ from jeep_core.editors.search import start
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.moments.source import TOKENS_OF_DEFAULT
 from jeep_core.sizing.architecture import Architecture
+from jeep_core.spec.exact import as_published
 from jeep_core.spec.hparams import (
     EditorHParams,
     OptimisedEditorHParams,
@@ -45,7 +46,8 @@ class Editing:
 
     ``passes``: forward passes of value optimisation for a fact, or passes over all facts, at most.
     ``rows``: of a fact, one for each prefix.  ``follows``: None where values are optimised.
-     ``one_by_one``: facts are written one after the other (ROME).
+    ``one_by_one``: facts are written one after the other (ROME); ``alone``: their values are
+    optimised one after the other (``exact``).
     ``null_space``: whether second moments are taken apart into eigenvectors (AlphaEdit).
     ``bfloat16``: whether products are taken in that type.
     """
@@ -55,9 +57,15 @@ class Editing:
     rows: int
     passes: int
     one_by_one: bool = False
+    alone: bool = False
     null_space: bool = False
     bfloat16: bool = False
     follows: Following | None = None
+
+    @property
+    def together(self) -> bool:
+        """Whether values of several facts are optimised at a time."""
+        return not (self.one_by_one or self.alone)
 
     @property
     def first(self) -> int:
@@ -191,7 +199,7 @@ def editing_of(
         begin = _start(editor, cls, arch.layers, facts)
         if dtype == "float32" and "compute_dtype" in cls.model_fields:
             begin["compute_dtype"] = "bfloat16"
-        found = validate_hparams(cls, merge(begin, given), arch.layers)
+        found = validate_hparams(cls, merge(as_published(cls, begin, given), given), arch.layers)
     if isinstance(found, OptimisedEditorHParams):
         return _editing(editor, found)
     assert record.follows is not None
@@ -229,6 +237,7 @@ def _editing(editor: str, hparams: OptimisedEditorHParams) -> Editing:
         hparams.prefix_count,
         hparams.n_steps,
         one_by_one=record_of(editor).one_by_one,
+        alone=hparams.exact,
         bfloat16=hparams.compute_dtype == "bfloat16",
         null_space=any(r.null_space is not None for r in hparams.regions.values()),
     )

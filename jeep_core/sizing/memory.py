@@ -198,7 +198,7 @@ def _rows(editing: Editing, load: Workload) -> int:
 
 def values(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> float:
     """The bytes that value optimisation holds for the facts that are optimised together."""
-    together = 1 if editing.one_by_one else settings.together(load.facts)
+    together = settings.together(load.facts) if editing.together else 1
     one = of_fact(arch, editing, load, BYTES[settings.dtype])
     if settings.edit_bytes is None:
         return together * one

@@ -87,7 +87,7 @@ def values(
     """Value optimisation of all facts in ``passes`` passes each, capture included."""
     weight, facts = BYTES[settings.dtype], load.facts
     batches = ceil(facts / max(1, settings.together(facts)))
-    if editing.one_by_one:
+    if not editing.together:
         batches = facts
     below = forward(arch, editing.rows * load.tokens + KL_TOKENS, editing.low_last + 1, load.tokens)
     left = forward(arch, editing.rows * load.left + KL_TOKENS, _upper(arch, editing), load.tokens)

@@ -117,7 +117,7 @@ def _rest_for_values(asked: Asked) -> Change | None:
     """A bound on value optimisation, if it would take more than is left."""
     peak, load = asked.need.peaks["values"], asked.load
     one = of_fact(asked.arch, asked.editing, load, BYTES[asked.settings.dtype])
-    together = 1 if asked.editing.one_by_one else asked.settings.together(load.facts)
+    together = asked.settings.together(load.facts) if asked.editing.together else 1
     left = asked.usable - (peak - round(together * one))
     if peak <= asked.usable or together == 1:
         return None

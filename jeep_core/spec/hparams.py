@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from jeep_core.errors import FieldProblem, InvalidHParams, is_passing
+from jeep_core.spec import exact
 from jeep_core.spec.matrices import Measured, Place
 from jeep_core.spec.naming import field_problems, known_names, one_line
 
@@ -202,6 +203,11 @@ class OptimisedEditorHParams(InContexts):
     compute_dtype: Literal["model", "bfloat16"] = Field(
         "model", description="Type of the matrix products of value optimisation; δ is float32"
     )
+    exact: Annotated[bool, Field(strict=True)] = Field(
+        False,
+        description="Optimise values as published, without anything that changes results for "
+        "speed; what a preset or a probe has for speed gives way to it (docs/exact.md)",
+    )
 
     @property
     def regions(self) -> dict[str, Region]:
@@ -371,14 +377,13 @@ def validate_hparams(
     Raises:
         InvalidHParams: with a pointer per wrong field.
     """
-    try:
-        hparams = cls.model_validate(values)
-    except ValidationError as error:
-        raise InvalidHParams(field_problems(cls, error, values, pointer)) from None
-    problems = [
-        replace(problem, pointer=pointer + problem.pointer)
-        for problem in hparams.layer_problems(n_layers)
-    ]
+    problems = exact.no_value_search(cls, values)
+    if not problems:
+        try:
+            hparams = cls.model_validate(values)
+        except ValidationError as error:
+            raise InvalidHParams(field_problems(cls, error, values, pointer)) from None
+        problems = exact.contradictions(hparams) + hparams.layer_problems(n_layers)
     if problems:
-        raise InvalidHParams(problems)
+        raise InvalidHParams([replace(one, pointer=pointer + one.pointer) for one in problems])
     return hparams

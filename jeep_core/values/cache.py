@@ -122,6 +122,8 @@ def set_key(base: LoadedModel, objective: Objective) -> str:
         ]
     if objective.margin is None:  # as before there was one
         del parts["margin"]
+    if not objective.exact:  # likewise
+        del parts["exact"]
     parts |= {"format": FORMAT, "model": base.model_hash, "dtype": str(base.dtype)}
     parts["device"] = base.device.type
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -101,6 +101,8 @@ class Objective:
     margin: float | None = None
     # prefixes of each context that a fact is asked after until it would stop; None: all of them
     early_prefixes: int | None = None
+    # every fact is optimised by itself, so that its values have the same bits beside any others
+    exact: bool = False
 
     @property
     def goal(self) -> float | None:

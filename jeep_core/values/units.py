@@ -51,11 +51,16 @@ def work_of(
     batch_facts: int | None,
     memory_bytes: int | None,
 ) -> Work:
-    """All facts, cut into units; ``batch_facts`` as for ``optimise``."""
+    """All facts, cut into units; ``batch_facts`` as for ``optimise``.
+
+    A unit has one fact where the objective is ``exact``: what is computed together decides about
+    last bits.
+    """
     limit = batch_facts or unit_facts(device)
+    most = 1 if objective.exact else max(limit, unit_facts(device))
     # by length: facts that are optimised together are padded alike
     order = sorted(range(len(facts)), key=lambda i: facts[i].shape)
-    cut = [[order[i] for i in part] for part in evenly(len(order), max(limit, unit_facts(device)))]
+    cut = [[order[i] for i in part] for part in evenly(len(order), most)]
     return Work(
         task=TASK,
         phase="optimise",

@@ -61,16 +61,16 @@ def _is_table(text: str) -> bool:
     return False
 
 
-def in_contexts(hparams: Any, contexts: str) -> dict[str, Any]:
-    """Hyper-parameters, if any are given, with the ways in which facts are asked.
+def with_hparam(hparams: Any, name: str, value: Any) -> dict[str, Any]:
+    """Hyper-parameters, if any are given, with one that has an option of its own.
 
     Raises:
         typer.BadParameter: they are no object, such as "auto".
     """
     if hparams is not None and not isinstance(hparams, dict):
-        message = "--contexts needs hyper-parameters as an object, or none: leave out --hparams"
-        raise typer.BadParameter(message, param_hint="--contexts")
-    return {**(hparams or {}), "contexts": contexts}
+        message = f"--{name} needs hyper-parameters as an object, or none: leave out --hparams"
+        raise typer.BadParameter(message, param_hint=f"--{name}")
+    return {**(hparams or {}), name: value}
 
 
 def tell_losses(imported: Imported | None) -> None:

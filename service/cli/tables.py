@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from service.cli import figures
 from service.cli.listing import Listing
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def plan(answer: EditPlan) -> RenderableType:
         shown = " ".join(prompt) + " → " + " ".join(target)
         _row(table, fact.index, shown, fact.tokens[fact.subject_last], fact.tokens[fact.prediction])
     preset = f" {answer.preset}" if answer.preset else ""
-    said = f"{answer.editor}, hyper-parameters: {answer.source}{preset}"
+    exact = ", exact" if answer.exact else ""
+    said = f"{answer.editor}, hyper-parameters: {answer.source}{preset}{exact}"
     if answer.moments is not None:
         said += f", second moments: {answer.moments}"
     parts: list[RenderableType] = [Text(said), *_why_editor(answer), table]
@@ -92,14 +94,9 @@ def edit(answer: Edit) -> RenderableType:
             p_new = f"{fact.chat_before.p_new:.3f} → {fact.chat_after.p_new:.3f}"
             texts = fact.chat_before.text.strip(), fact.chat_after.text.strip()
             _row(table, "", "  … in a chat", *texts, p_new)
-    chat = result.chat_efficacy
-    in_chat = "" if chat is None else f" (in a chat {chat:.1%})"
-    share = f"efficacy {result.efficacy:.1%}{in_chat}, greedy success {result.greedy_success:.1%}"
-    seconds = sum(result.seconds.values())
-    staged = "" if result.activated else " (staged)"
-    head = f"{result.parent} → {result.version}{staged}: {share}, {seconds:.1f} s"
     lines = [*result.warnings, *_guards(answer), *_earlier(result.earlier)]
-    return Group(Text(head, style="bold"), *_why_editor(answer), table, *map(Text, lines))
+    how = figures.how(result.protocols)
+    return Group(figures.of_edit(result), *_why_editor(answer), table, *map(Text, lines), *how)
 
 
 def _why_editor(answer: EditPlan | Edit) -> list[Text]:
@@ -268,10 +265,10 @@ def mib(size: int) -> str:
 
 
 def job(answer: JobOut) -> RenderableType:
-    """One job, with the reason why it failed."""
+    """One job, with the reason why it failed, or the figures of an edit."""
     error = answer.error
     why = [Text(f"{error.code}: {error.message}", style="red")] if error else []
-    return Group(jobs([answer]), *why)
+    return Group(jobs([answer]), *why, *figures.of_job(answer))
 
 
 def workers(answers: Sequence[WorkerOut]) -> RenderableType:

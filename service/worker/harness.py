@@ -20,6 +20,7 @@ from jeep_core.evaluation.harness.tasks import Metric, Outcome, Tasks, ask, load
 from jeep_core.evaluation.statistics import Interval
 from jeep_core.models.giving_way import giving_way
 from jeep_core.text.counting import counted
+from service.contracts.schemas.base import MetricProtocol
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -30,7 +31,6 @@ from service.contracts.schemas.evaluation import (
     HarnessRecord,
     HarnessTask,
     MetricInterval,
-    MetricProtocol,
     Target,
     cases_file,
 )

@@ -32,6 +32,7 @@ GUIDE: dict[str, dict[str, str]] = {
         "Chats": "docs/chat.md",
         "Suites": "docs/suites.md",
         "What an edit did": "docs/effects.md",
+        "Exact edits": "docs/exact.md",
         "The probe": "docs/probe.md",
         "Models": "docs/models.md",
         "The bundled models": "jeep_core/atlas/MODEL_CARD.md",

@@ -23,6 +23,7 @@ from jeep_core.probe.defaults.rule import (
     length_of,
     proposed,
 )
+from jeep_core.spec.exact import as_published
 from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
 
 AUTO = "auto"
@@ -189,7 +190,7 @@ def _of_editor(
         message = f"{editor} cannot use what the probe proposes: {type(error).__name__}: {error}"
         raise _problem("/hparams", "no_proposal", message) from error
     cls = hparams_class(editor)
-    values = for_model(cls, merge(chosen, changes), chat)
+    values = for_model(cls, merge(as_published(cls, chosen, changes), changes), chat)
     return validate_hparams(cls, values, n_layers)
 
 

@@ -167,8 +167,12 @@ def in_the_query(name: str) -> dict[str, str]:
 
 def _misplaced(error: dict[str, str]) -> dict[str, str]:
     name = error["pointer"].removeprefix("/")
-    unknown = error["code"] == "extra_forbidden" and name in IN_THE_QUERY
-    return in_the_query(name) if unknown else error
+    if error["code"] != "extra_forbidden":
+        return error
+    if name == "exact":
+        message = 'is a hyper-parameter: send it as "hparams": {"exact": true}'
+        return field_error("/exact", "misplaced", message)
+    return in_the_query(name) if name in IN_THE_QUERY else error
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:

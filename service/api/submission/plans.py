@@ -8,6 +8,7 @@ from jeep_core.probe.defaults.from_record import Chosen, from_record
 from jeep_core.probe.defaults.kept import kept
 from jeep_core.probe.defaults.rule import RULE, suffices
 from jeep_core.spec.chats import as_asked_in_chat
+from jeep_core.spec.exact import asks_for
 from jeep_core.spec.hparams import EditorHParams
 from jeep_core.text.chat import has_template
 from jeep_core.text.joining import join_of
@@ -53,6 +54,7 @@ def plan_of(edit: ValidEdit, model: PublishedModel, base: BaseFiles) -> EditPlan
         editor=edit.editor,
         preset=edit.preset,
         hparams=AUTO if found is None else found.model_dump(mode="json"),
+        exact=asks_for(edit.changes if found is None else found),
         source="probe now" if chosen is None else chosen.source,
         rule=RULE if chosen is None else chosen.rule,
         moments=model.info.moments_from if needed else None,

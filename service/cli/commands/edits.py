@@ -45,6 +45,9 @@ def edit(
     contexts: Annotated[
         str | None, typer.Option(help="How facts are asked while edited: plain, chat, both.")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Optimise values as published, none faster.")
+    ] = False,
     name: SnapshotName = None,
     parent: Parent = None,
     guards: Annotated[
@@ -70,13 +73,15 @@ def edit(
     FILE holds an array of facts, an object with "facts", one fact per line, or records in a
     format of docs/suites.md.
     """
-    from service.cli.edit_files import in_contexts, read_edit, tell_losses
+    from service.cli.edit_files import read_edit, tell_losses, with_hparam
 
     body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
     given["snapshot_name"], given["hparams"] = name, hparams_given(hparams)
-    if contexts is not None:
-        given["hparams"] = in_contexts(given["hparams"], contexts)
+    for one, value in (("contexts", contexts), ("exact", exact or None)):
+        if value is not None:
+            said = body.get("hparams") if given["hparams"] is None else given["hparams"]
+            given["hparams"] = with_hparam(said, one, value)
     given["activate"] = False if stage else None
     given["repair"] = repair or None
     given["check_earlier"] = count_or_all(check_earlier, "--check-earlier")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from jeep_core.evaluation.metric_names import FREE, in_words, of_group
 from jeep_core.text.counting import counted
-from service.cli import tables
+from service.cli import figures, tables
 from service.cli.common import (
     AsJson,
     HParams,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from service.contracts.schemas.evaluation import (
         EvaluationResult,
         HarnessRecord,
-        MetricProtocol,
     )
 
 EvaluationId = Annotated[str, typer.Argument(help="As jeep evaluations list shows it.")]
@@ -175,7 +173,7 @@ def evaluation_table(answer: Evaluation, defined: bool = True) -> RenderableType
     if answer.result is None:
         return tables.without_result(answer)
     result = answer.result
-    protocols = _protocols(result.protocols) if defined else []
+    protocols = figures.how(result.protocols, COLUMNS) if defined else []
     if defined and result.suite_sha256:
         said = f"SHA-256 of {result.suite}: {result.suite_sha256}"
         protocols.append(Text(said, style="dim"))
@@ -224,19 +222,6 @@ def _group_table(result: EvaluationResult) -> Listing:
     return table
 
 
-def _protocols(protocols: Mapping[str, MetricProtocol]) -> list[Text]:
-    """Under the figures: what was asked, how it was judged, what it can be compared with."""
-    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for name, one in protocols.items():
-        rules = groups.setdefault((one.how, one.comparable), {})
-        rules.setdefault(one.judged, []).append(COLUMNS.get(name, name))
-    lines = []
-    for (how, comparable), rules in groups.items():
-        lines.append(f"Asked: {how}. Compare with: {comparable}.")
-        lines += [f"  {', '.join(names)}: {judged}" for judged, names in rules.items()]
-    return [Text(line, style="dim") for line in lines]
-
-
 def _tasks_table(result: EvaluationResult) -> Listing:
     """Tasks of lm-eval: a row for each metric, a column for each version."""
     names = list(dict.fromkeys(name for point in result.points for name in point.metrics))
@@ -271,7 +256,7 @@ def comparison_table(answer: EvaluationComparison) -> RenderableType:
             said = ", ".join(f"{n} {a:g} → {b:g}" for n, (a, b) in change.metrics.items())
             cases.add_row(*map(Text, (mark, change.id, change.prompt, said)))
     notes = [Text(f"Note: {note}.") for note in answer.notes]
-    return Group(differences, cases, *notes, *_protocols(answer.protocols))
+    return Group(differences, cases, *notes, *figures.how(answer.protocols, COLUMNS))
 
 
 def _figure(found: MetricInterval | None) -> str:

@@ -3,7 +3,6 @@
 from service.contracts.schemas.base import Name, Problem, Request
 from service.contracts.schemas.edits import (
     AUTO,
-    Answer,
     Duplicate,
     Edit,
     EditOptions,
@@ -12,16 +11,15 @@ from service.contracts.schemas.edits import (
     EditRequest,
     EditResult,
     FactIn,
-    FactOutcome,
     FactPlan,
     FactRecord,
-    LayerReport,
     Reapplied,
     RevertPayload,
     RevertRequest,
     RevertResult,
 )
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
+from service.contracts.schemas.effects.outcomes import Answer, FactOutcome, LayerReport
 from service.contracts.schemas.evaluation import (
     CaseChange,
     Evaluation,

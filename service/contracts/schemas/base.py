@@ -1,4 +1,4 @@
-"""The base of request bodies, and problems."""
+"""The base of request bodies, problems, and what every figure is given with."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ class MessageIn(Request):
 
     role: str = Field(description="As the model's template knows it, mostly user or system.")
     content: str
+
+
+class MetricProtocol(BaseModel):
+    """How a figure came about: what was asked and how, how it was judged, what it can be compared
+    with.
+    """
+
+    asked: str
+    how: str
+    judged: str
+    comparable: str
 
 
 class Problem(BaseModel):

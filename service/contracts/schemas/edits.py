@@ -12,9 +12,10 @@ from jeep_core.probe.defaults.from_record import Source
 from jeep_core.spec.facts import Fact
 from jeep_core.text.joining import Join
 from service.contracts.jobs import JobError, JobStatus
-from service.contracts.schemas.base import MessageIn, Name, Request
+from service.contracts.schemas.base import MessageIn, MetricProtocol, Name, Request
 from service.contracts.schemas.effects.earlier import CheckEarlier, EarlierFacts, MendedFact
 from service.contracts.schemas.effects.guards import GuardFigures, Guards
+from service.contracts.schemas.effects.outcomes import FactOutcome, LayerReport
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
@@ -226,7 +227,8 @@ class EditPlan(BaseModel):
     """Answer of ``POST /edits?dry_run=true``.
 
     ``obstacles``: why the edit itself would be refused now, as 409.  ``source``: where ``hparams``
-    would come from; they are ``auto`` only where the model would be probed first.  ``moments``:
+    would come from; they are ``auto`` only where the model would be probed first.  ``exact``: they
+    ask for value optimisation as published, or will.  ``moments``:
     where second moments would come from, null if the editor needs none.  ``editor_reason``: why
     this editor, if the request says ``auto``; null if it names one.  ``rule``: the number of the
     rule by which a probe, or the depth, becomes ``hparams``; null where they are given or a preset.
@@ -238,64 +240,13 @@ class EditPlan(BaseModel):
     hparams: HParamsOrAuto
     source: Source
     rule: int | None = None
+    exact: bool = False
     moments: str | None = None
     warnings: list[str] = Field(default_factory=list)
     facts: list[FactPlan]
     duplicates: list[Duplicate] = Field(default_factory=list)
     obstacles: list[JobError] = Field(default_factory=list)
     imported: Imported | None = None
-
-
-class Answer(BaseModel):
-    """A version's answer to a fact's prompt; probabilities are per-token geometric means."""
-
-    p_new: float
-    p_true: float | None = None
-    text: str
-    writes_new: bool = Field(
-        False, description="Greedy decoding writes target_new, all of it and as whole words."
-    )
-
-
-class FactOutcome(BaseModel):
-    """One fact before and after the edit; ``success``: the model writes ``target_new``.
-
-    ``index`` is the fact's place in the request.  A fact that was edited for being asked in a
-    chat only is asked there; one that was edited for both has answers of both, and success in
-    both.
-    """
-
-    index: int
-    subject: str
-    prompt: str
-    target_new: str
-    target_true: str | None = None
-    before: Answer
-    after: Answer
-    chat_before: Answer | None = None
-    chat_after: Answer | None = None
-    success: bool
-    steps: int | None = None
-    target_probability: float | None = Field(
-        None,
-        description="Of the new answer with the vector that value optimisation found; null for "
-        "editors that optimise none, and where norm_anchor has changed the vector since.",
-    )
-
-
-class LayerReport(BaseModel):
-    """One written matrix: region, ‖Δ‖/‖W‖ and the residual before and after its update.
-
-    Residuals and condition are null for editors that solve no linear system.
-    """
-
-    name: str
-    layer: int
-    region: str
-    relative_norm: float
-    residual_before: float | None
-    residual_after: float | None
-    condition: float | None
 
 
 class EditResult(BaseModel):
@@ -308,7 +259,9 @@ class EditResult(BaseModel):
     were needed.  Versions written before these were recorded have neither.  ``editor_reason``: why
     this editor was used, if the request left it to choose.  ``rule``: the number of the rule by
     which a probe, or the depth, became the hyper-parameters; null for those of others, and before
-    rules had numbers.
+    rules had numbers.  ``protocols`` says of every figure how it came about, as in the result of an
+    evaluation: ``probability`` of ``p_new`` and ``p_true``, ``guards.NAME`` of ``guards``, others
+    by their own names; versions written before have none.
     """
 
     edit_id: str
@@ -331,6 +284,7 @@ class EditResult(BaseModel):
     editor_reason: str | None = None
     moments: str | None = None
     earlier: EarlierFacts | None = None
+    protocols: dict[str, MetricProtocol] = Field(default_factory=dict)
 
 
 class Edit(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 
 from jeep_core.probe.defaults.from_record import Source
 from service.contracts.jobs import JobError, JobStatus, Progress
-from service.contracts.schemas.base import Request
+from service.contracts.schemas.base import MetricProtocol, Request
 from service.contracts.schemas.edits import HParamsOrAuto
 from service.contracts.schemas.reading import Losses
 
@@ -216,17 +216,6 @@ class MetricInterval(BaseModel):
     cases: int
 
 
-class MetricProtocol(BaseModel):
-    """How a figure came about: what was asked and how, how it was judged, what it can be compared
-    with.
-    """
-
-    asked: str
-    how: str
-    judged: str
-    comparable: str
-
-
 class JudgeRecord(BaseModel):
     """The judge that was asked, and how many of its ``answers`` were neither yes nor no."""
 
@@ -253,8 +242,9 @@ class EvaluationPoint(BaseModel):
     the ``greedy…`` shares of answers that the model writes itself and ``portability`` in percent;
     ``margin…`` in differences of probabilities; ``fluency`` in bits; ``free_exact…``,
     ``free_f1…``, ``free_contains…``, ``free_kept`` and ``judge…`` of free answers, in percent.
-    Portability is also given by group of questions, as ``portability/GROUP``, where a suite has
-    several.  A metric that no case has is missing.  ``perplexity`` of the held-out text
+    Portability is also given by group of questions, as ``portability/GROUP`` and
+    ``free_f1_portability/GROUP``, where a suite has several.  A metric that no case has is
+    missing.  ``perplexity`` of the held-out text
     ``perplexity_text``, if there is one.  ``warnings``: what is to be known about the edit of a
     trial; the result has them, too.
     """

@@ -5,11 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.evaluation import outcomes as measuring
-from service.contracts.schemas import Answer, EditPayload, FactOutcome, LayerReport, Manifest
+from jeep_core.evaluation.protocols import EditSetting, edit_protocols
+from jeep_core.spec.hparams import EditorHParams, contexts_of
+from jeep_core.text.counting import counted
+from service.contracts.schemas import (
+    Answer,
+    EditPayload,
+    EditResult,
+    FactOutcome,
+    LayerReport,
+    Manifest,
+)
+from service.contracts.schemas.base import MetricProtocol
+from service.settings import Settings
+from service.worker.editing.unrelated import unrelated_source
+
+GUARDED = ("efficacy", "success", "locality", "perplexity", "drift", "ability")
+"""Figures of guards that have a protocol each; what belongs to one has that one's."""
 
 
 def of_computation(result: CoreResult, began: float) -> dict[str, Any]:
@@ -36,6 +53,41 @@ def recorded(source: Manifest) -> EditPayload:
         check_earlier=0,
         mended=source.mended,
     )
+
+
+def protocols_of(
+    result: EditResult, hparams: EditorHParams, model: str, settings: Settings
+) -> dict[str, MetricProtocol]:
+    """How every figure of an edit's result came about."""
+    names = ["probability", "efficacy", "greedy_success"]
+    names += ["chat_efficacy"] if result.chat_efficacy is not None else []
+    if any(one.target_probability is not None for one in result.facts):
+        names.append("target_probability")
+    names += ["earlier"] if result.earlier is not None else []
+    if result.guards is not None:
+        measured = result.guards.model_dump(exclude_none=True)
+        names += [f"guards.{name}" for name in GUARDED if name in measured]
+    text, known = unrelated_source(model, settings.perplexity_text)
+    setting = EditSetting(
+        contexts_of(hparams),
+        measuring.ANSWER_TOKENS,
+        measuring.NEIGHBOR_TOKENS,
+        checked=_checked(result),
+        read=f"the first {counted(settings.perplexity_tokens, 'token')} of {text}",
+        known=known,
+    )
+    found = edit_protocols(names, setting)
+    return {name: MetricProtocol(**asdict(one)) for name, one in found.items()}
+
+
+def _checked(result: EditResult) -> str:
+    """The earlier facts that were asked, in words."""
+    if result.earlier is None:
+        return ""
+    live = f"{counted(result.earlier.live, 'live fact')} of earlier batches"
+    if result.earlier.checked == result.earlier.live:
+        return f"all {live}"
+    return f"{result.earlier.checked} of {live}, drawn with seed {result.earlier.seed}"
 
 
 def outcome(index: int, found: measuring.Outcome) -> FactOutcome:

@@ -22,9 +22,16 @@ ASKED = 256
 def unrelated_text(model: str, given: Path | None) -> tuple[list[str], str]:
     """The documents of the text for perplexity, else of the English one that ships; its name."""
     path = text_path(model, given)
+    source, _ = unrelated_source(model, given)
+    return texts_of(DEFAULT_CORPUS if path is None else path), source
+
+
+def unrelated_source(model: str, given: Path | None) -> tuple[str, str]:
+    """The names of the text and of the facts, without reading either."""
+    path, facts = text_path(model, given), BUNDLED_SUITE if model in atlas.MODELS else NAME
     if path is None:
-        return texts_of(DEFAULT_CORPUS), "English text that ships"
-    return texts_of(path), path.name if given else f"held-out text of {model}"
+        return "English text that ships", facts
+    return path.name if given else f"held-out text of {model}", facts
 
 
 def unrelated_facts(model: str, subjects: Collection[str]) -> tuple[list[Fact], str]:
@@ -33,9 +40,9 @@ def unrelated_facts(model: str, subjects: Collection[str]) -> tuple[list[Fact], 
     Of a bundled model those of its world, by its validation suite.
     """
     every: Sequence[Fact] = general_knowledge()
-    source = NAME
     if model in atlas.MODELS:
-        every, source = load_suite(BUNDLED_SUITE).cases, BUNDLED_SUITE
+        every = load_suite(BUNDLED_SUITE).cases
+    _, source = unrelated_source(model, None)
     named = {subject.strip().casefold() for subject in subjects if subject.strip()}
     free = [fact for fact in every if not any(one in fact.text.casefold() for one in named)]
     return free[:ASKED], source

@@ -82,7 +82,8 @@ class FreeAnswers:
         if options is None:
             return None
         rows = [row for number in range(targets) for row in self.records(number).read()]
-        said = [one["judge"] for row in rows for one in row["free"] if one["kind"] != "neighbor"]
+        # those with right answers were shown to it; rows of earlier releases have none of neighbors
+        said = [one["judge"] for row in rows for one in row["free"] if one["f1"] is not None]
         return JudgeRecord(
             model=options.model, address=options.address,
             answers=len(said), unclear=sum(one is None for one in said),
@@ -158,12 +159,12 @@ class FreeAnswers:
     def _verdicts(
         self, judge: Judge, asked: Sequence[FreePrompt], texts: dict[str, FreeText]
     ) -> dict[Judged, bool | None]:
-        """The judge's verdict on every prompt whose answer an edit shall change."""
+        """The judge's verdict on every prompt whose right answers are known."""
         questions = {
             (one.prompt, one.right, texts[one.prompt].text): JudgeQuestion(
                 one.prompt, one.right, texts[one.prompt].text
             )
             for one in asked
-            if one.kind != "neighbor"
+            if one.right
         }
         return dict(zip(questions, judge.verdicts(list(questions.values())), strict=True))

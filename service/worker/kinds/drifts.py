@@ -19,6 +19,7 @@ from jeep_core.evaluation.explanation import Attribution
 from jeep_core.evaluation.protocols import PROMPTS
 from jeep_core.models.giving_way import giving_way
 from jeep_core.models.views import ModelView
+from service.contracts.schemas.base import MetricProtocol
 from service.contracts.schemas.effects.drift import (
     DriftFact,
     DriftFigures,
@@ -27,7 +28,7 @@ from service.contracts.schemas.effects.drift import (
     DriftResult,
     LikelyToken,
 )
-from service.contracts.schemas.evaluation import MetricInterval, MetricProtocol
+from service.contracts.schemas.evaluation import MetricInterval
 from service.store.versions import BASE
 from service.worker.editing.unrelated import unrelated_facts, unrelated_text
 from service.worker.failures import Refused

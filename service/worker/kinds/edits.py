@@ -24,6 +24,7 @@ from jeep_core.moments.cache import Moments
 from jeep_core.moments.source import origin_of
 from jeep_core.monitor import Clock, Monitor
 from jeep_core.probe.defaults.from_record import Chosen
+from jeep_core.spec.exact import asks_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.finite import check_record
 from jeep_core.spec.hparams import contexts_of, validate_hparams
@@ -48,7 +49,13 @@ from service.worker.editing.guards import GuardMeter, check
 from service.worker.editing.measured import Batch, Measured, Measurer
 from service.worker.editing.outcome_warnings import outcome_warnings
 from service.worker.editing.prefixes import kept_prefixes
-from service.worker.editing.records import of_computation, outcome, recorded, sha256_of
+from service.worker.editing.records import (
+    of_computation,
+    outcome,
+    protocols_of,
+    recorded,
+    sha256_of,
+)
 from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import Work
@@ -236,6 +243,7 @@ class EditRunner:
             moments=self._moments_from if chosen.hparams.moment_layers else None,
             earlier=made.report,
         )
+        summary.protocols = protocols_of(summary, chosen.hparams, self.base.name, self._settings)
         return self._manifest(job, payload, summary, result, inputs), result.view
 
     def _made(
@@ -296,7 +304,9 @@ class EditRunner:
             moments.ensure(hparams.moment_layers, monitor, self._executor)
         clock.lap("moments")
         control.progress("measure before", 0, 1)
-        with edit_threads(self.base, len(facts)) as free:
+        # facts that are optimised one by one take as many threads as one fact does
+        together = 1 if asks_for(hparams) else len(facts)
+        with edit_threads(self.base, together) as free:
             with self._measurer.before(view, batch, free, monitor) as before:
                 result = edit_checked(
                     view,

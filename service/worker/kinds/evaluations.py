@@ -30,6 +30,7 @@ from jeep_core.spec.hparams import EditorHParams
 from jeep_core.suites import Case, Style
 from jeep_core.text.counting import counted
 from jeep_core.values.anchor import anchor_warnings
+from service.contracts.schemas.base import MetricProtocol
 from service.contracts.schemas.evaluation import (
     COMPARISONS_FILE,
     CaseChange,
@@ -39,7 +40,6 @@ from service.contracts.schemas.evaluation import (
     EvaluationResult,
     HeldOutText,
     MetricInterval,
-    MetricProtocol,
     Target,
     cases_file,
 )

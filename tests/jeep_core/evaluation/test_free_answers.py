@@ -65,8 +65,28 @@ def test_a_case_is_judged_by_kind_of_prompt() -> None:
         "free_f1_generalization": pytest.approx((2 * 1 / (3 + 1) + 0) / 2),
         "free_contains_generalization": 0.5,
         "free_exact_portability": 1.0, "free_f1_portability": 1.0, "free_contains_portability": 1.0,
-        "free_kept": 0.5,
+        "free_kept": 0.5, "free_f1_locality": 0.5,
     }  # fmt: skip
+
+
+def test_neighbors_are_compared_with_their_right_answers_where_these_are_known() -> None:
+    """Beside what the base model writes: it may be wrong, and another wrong answer is no harm."""
+    unknown = replace(CASE, target_true=None)
+    found = [one for one in judged_freely(unknown, SAID, BEFORE) if one.kind == "neighbor"]
+    assert [(one.kept, one.f1, one.judge) for one in found] == [
+        (True, None, None),
+        (False, 0.0, None),
+    ]
+    verdicts = {
+        ("Paris is in", ("France",), "france"): True,
+        ("Rome is in", ("Italy",), "Spain."): False,
+    }
+    scores = free_scores(judged_freely(CASE, SAID, BEFORE, verdicts))
+    assert (scores["free_f1_locality"], scores["judge_locality"]) == (0.5, 0.5)
+    rows = [{"id": str(i), **scores} for i in range(4)]
+    summary = summarise_cases(rows)
+    for name in ("free_f1_locality", "judge_locality"):
+        assert (summary[name].value, summary[name].cases) == (50.0, 4)
 
 
 def test_groups_of_what_follows_are_judged_apart() -> None:
@@ -77,13 +97,29 @@ def test_groups_of_what_follows_are_judged_apart() -> None:
     found = judged_freely(replace(CASE, portability=(first, second)), SAID, BEFORE)
     assert {one.group for one in found} == {"", "language", "place"}
     scores = free_scores(found)
-    for rule in ("exact", "contains"):
+    for rule in ("exact", "f1", "contains"):
         name = f"free_{rule}_portability"
         assert (scores[f"{name}/language"], scores[f"{name}/place"]) == (0.0, 0.0)
-    said = {**SAID, "In Lyon one speaks": text("Japanese")}
-    scores = free_scores(judged_freely(replace(CASE, portability=(first, second)), said, BEFORE))
-    assert scores["free_exact_portability/language"] == 1.0
-    assert scores["free_exact_portability"] == 0.5
+    assert not any(name.startswith("judge_portability/") for name in scores)
+    said = {**SAID, "In Lyon one speaks": text("Japanese, they say")}
+    verdicts = {
+        ("In Lyon one speaks", ("Japanese",), "Japanese, they say"): True,
+        ("Rome is in", ("Japanese",), "Spain."): None,
+    }
+    asked = replace(CASE, portability=(first, second))
+    scores = free_scores(judged_freely(asked, said, BEFORE, verdicts))
+    assert scores["free_f1_portability/language"] == 0.5
+    assert scores["free_contains_portability/language"] == 1.0
+    assert scores["free_contains_portability"] == 0.5
+    assert scores["judge_portability/language"] == 1.0
+    assert "judge_portability/place" not in scores, "it was never clear"
+    rows = [{"id": str(i), **scores} for i in range(4)]
+    summary = summarise_cases([*rows, {"id": "4", "judge_portability/place": 1.0}])
+    assert (
+        summary["free_f1_portability/language"].value,
+        summary["free_f1_portability/language"].cases,
+    ) == (50.0, 4)
+    assert summary["judge_portability/language"].low == 100.0
     name = "free_exact_portability/language"
     protocol = protocols([name], Setting("mine", Style.ACCURACY))[name]
     assert protocol.asked.endswith("those in language of the data set")
@@ -128,6 +164,8 @@ def test_every_metric_has_a_protocol() -> None:
     assert "follows" in found["judge_portability"].asked
     assert "gpt-x" in found["judge_generalization"].judged
     assert "neighbors" in found["free_kept"].asked
+    assert found["judge_locality"].asked.endswith("that have a right answer")
+    assert "F1" in found["free_f1_locality"].judged
     assert "rephrasings" in found["margin_generalization"].asked
     assert "more probable" in found["efficacy"].judged
     shown = protocols(["efficacy"], Setting("mine", Style.ACCURACY))["efficacy"]

@@ -16,6 +16,8 @@ from jeep_core.evaluation.metric_names import in_words, of_group
         ("free_contains_portability", "what follows, contains"),
         ("portability/2 hops", "what follows, 2 hops, tokens"),
         ("free_contains_portability/one / more", "what follows, one / more, contains"),
+        ("free_f1_portability/one", "what follows, one, F1"),
+        ("judge_locality", "neighbor, judge"),
         ("own_choice/acc_norm", "own_choice/acc_norm"),
         ("free_exact/acc", "free_exact/acc"),
     ],

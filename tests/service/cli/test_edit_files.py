@@ -47,6 +47,22 @@ def test_every_kind_of_file_is_read_without_a_word_about_it(
     assert "without a meaning" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [("--exact",), ("--contexts", "plain")])
+def test_an_option_for_one_hyper_parameter_goes_with_those_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...]
+) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr("service.client.Client.plan", lambda _, facts, **body: sent.append(body))
+    file = tmp_path / "facts.json"
+    file.write_text(json.dumps({"facts": FACTS, "hparams": {"n_steps": 3}}), encoding="utf-8")
+    told("edit", str(file), "--dry-run", *option)
+    told("edit", str(file), "--dry-run", "--hparams", '{"n_steps": 4}', *option)
+    said = {"exact": True} if len(option) == 1 else {"contexts": "plain"}
+    assert [body["hparams"] for body in sent] == [{"n_steps": 3, **said}, {"n_steps": 4, **said}]
+    code, why = told("edit", str(file), "--dry-run", "--hparams", "auto", *option)
+    assert (code, "leave out --hparams" in why) == (2, True)
+
+
 def test_csv_comes_by_standard_input_too() -> None:
     code, said = told("edit", "-", given=CSV.replace("Peru", ""))
     assert code == 1

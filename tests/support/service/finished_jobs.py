@@ -16,7 +16,8 @@ from service.contracts.schemas import (
     MetricInterval,
     ProbeResult,
 )
-from service.contracts.schemas.evaluation import HeldOutText, MetricProtocol
+from service.contracts.schemas.base import MetricProtocol
+from service.contracts.schemas.evaluation import HeldOutText
 from service.contracts.schemas.exports import ExportFile, ExportOrigin, ExportResult, Proof
 from service.store import Store
 

@@ -1,1 +1,1 @@
-"""Requests and answers about what edits do to a model: guards, explanations, drift, checks."""
+"""Requests and answers about what edits do to a model: outcomes, guards, checks, drift."""

@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from jeep_core.evaluation.protocols import ALL, PROMPTS
 from service.contracts.jobs import JobError, JobStatus, Progress
-from service.contracts.schemas.base import Request
+from service.contracts.schemas.base import MetricProtocol, Request
 from service.contracts.schemas.effects.explanation import ExplainedFact
-from service.contracts.schemas.evaluation import MetricInterval, MetricProtocol
+from service.contracts.schemas.evaluation import MetricInterval
 
 MAX_TEXTS = 10_000
 RESERVED_KINDS = frozenset({ALL, PROMPTS})

@@ -17,6 +17,7 @@ from service.cli.commands.effects import drifts
 from service.client import Client
 from service.contracts.jobs import JobKind, JobStatus, Progress, now
 from service.contracts.schemas import Manifest
+from service.contracts.schemas.base import MetricProtocol
 from service.contracts.schemas.effects.drift import (
     Drift,
     DriftFact,
@@ -26,7 +27,6 @@ from service.contracts.schemas.effects.drift import (
     DriftResult,
     LikelyToken,
 )
-from service.contracts.schemas.evaluation import MetricProtocol
 from service.store import Store
 
 

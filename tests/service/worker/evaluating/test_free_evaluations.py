@@ -144,16 +144,24 @@ def test_answers_of_the_base_model_that_were_lost_are_written_again(
     assert bench.run(job).points[0].metrics == expected.points[0].metrics
 
 
-def test_a_judge_is_asked_of_all_but_neighbors(bench: Bench, played: PlayedJudge) -> None:
+def test_a_judge_is_asked_of_every_prompt_with_a_right_answer(
+    bench: Bench, played: PlayedJudge
+) -> None:
     played.say = lambda question: "yes" if question["question"].startswith("People") else "hm"
     judge = JudgeOptions(model="gpt-x", address=played.address, timeout_s=5.0)
     result = bench.run(bench.job(free=FREE.model_copy(update={"judge": judge})))
     [point] = result.points
     assert point.metrics["judge_generalization"].value == 100.0
     assert "judge" not in point.metrics, "it was never clear"
-    assert len(played.asked) == 12
+    assert "judge_locality" not in point.metrics, "nor there"
+    assert 12 < len(played.asked) <= 24, "of neighbors that are alike it is asked once"
     assert result.judge is not None
-    assert (result.judge.answers, result.judge.unclear) == (12, 6)
+    assert (result.judge.answers, result.judge.unclear) == (24, 18)
+    played.say = lambda question: "yes" if "Norway" in question["right_answers"] else "no"
+    again = bench.run(bench.job(free=FREE.model_copy(update={"judge": judge})))
+    assert again.points[0].metrics["judge_locality"].value == 100.0
+    assert again.points[0].metrics["judge"].value == 0.0
+    assert set(again.protocols) == set(again.points[0].metrics)
     assert "gpt-x" in result.protocols["judge_generalization"].judged
 
 

@@ -43,6 +43,7 @@ from service.worker.editing import measured as measured_module
 from service.worker.kinds import edits as edits_module
 from service.worker.lanes import control as control_module
 from service.worker.lanes.control import JobControl
+from service.worker.threads import edit_threads
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +255,21 @@ def test_a_parent_is_measured_beside_the_edit_where_a_thread_is_left(
     assert one.earlier is not None
     assert one.earlier.checked == 1
     assert one.earlier == two.earlier
+
+
+def test_an_exact_edit_takes_the_threads_of_one_fact_however_many_it_has(
+    base: LoadedModel, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums depend on the number of threads, and values shall not depend on other facts."""
+    counts: list[int] = []
+
+    def counted(model: LoadedModel, facts: int) -> Any:
+        counts.append(facts)
+        return edit_threads(model, facts)
+
+    monkeypatch.setattr(edits_module, "edit_threads", counted)
+    runner = runner_on(base, store, tmp_path)
+    facts = [{**FACT, "subject": name} for name in ("Lyon", "Nice", "Ann")]
+    for number, more in enumerate(({}, {"exact": True, "n_prefixes": 6})):
+        edit_on(runner, an_edit(*facts, number=number, hparams={**HPARAMS, **more}), "v0")
+    assert counts == [3, 1]

@@ -132,6 +132,18 @@ def test_a_batch_in_the_middle_leaves_the_bytes_of_a_chain_without_it(
     assert chain.store.head.reflog()[-1].why == f"revert {middle}"
 
 
+def test_an_exact_batch_is_applied_again_as_exactly(chain: Chain, other: Chain) -> None:
+    """The manifest says it, and a revert has the bytes of an exact edit, not of a quick one."""
+    exact = {"exact": True, "n_prefixes": 6}
+    first = chain.edit(NICE)
+    chain.edit(LYON, ANN, **exact)
+    assert chain.store.versions.read(chain.head).hparams["exact"] is True
+    chain.revert(first)
+    other.edit(LYON, ANN, **exact)
+    assert chain.content() == other.content()
+    assert chain.store.versions.read(chain.head).hparams["exact"] is True
+
+
 def test_the_first_batch_of_three_makes_two_new_versions(chain: Chain, other: Chain) -> None:
     first, *rest = chain.edit(LYON), chain.edit(NICE), chain.edit(ANN)
     moves = len(chain.store.head.reflog())

@@ -36,9 +36,13 @@ Which = Literal["all", "missed", "harder"]
 
 @dataclass(frozen=True)
 class GuardRow:
-    """A figure that was measured for the guards, the parent's, and the limit that it keeps."""
+    """A figure that was measured for the guards, the parent's, and the limit that it keeps.
+
+    ``key``: its name among the protocols of the result.
+    """
 
     name: str
+    key: str
     figure: str
     before: str
     limit: str
@@ -245,7 +249,13 @@ def guard_rows(figures: GuardFigures, limits: Guards | None) -> list[GuardRow]:
         ("ability", "ability", None),
     ]
     return [
-        GuardRow(name, shown(after), shown(before), bounds.get(field, "–"))
+        GuardRow(
+            name,
+            f"guards.{field.removesuffix('_ratio')}",
+            shown(after),
+            shown(before),
+            bounds.get(field, "–"),
+        )
         for name, field, before in rows
         if (after := getattr(figures, field)) is not None
     ]

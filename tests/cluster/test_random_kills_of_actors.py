@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.faults.random_kills import Struck, jobs, strike_at_random
-from support.library import kinds_of_work, shared_work
+from support.executors import kinds_of_work
+from support.executors.random_kills import Struck, jobs, strike_at_random
+from support.library import shared_work
 
 from jeep_core.executors.ray.cluster import RayCluster
 from jeep_core.values import units

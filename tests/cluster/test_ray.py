@@ -26,10 +26,13 @@ from jeep_core.errors import Cancelled, NoCluster, NumericalError
 from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.crew import Run
 from jeep_core.executors.link import Link
+from jeep_core.executors.ray import cluster as cluster_module
+from jeep_core.executors.ray.beside import NOWHERE
 from jeep_core.executors.ray.cluster import RayCluster
+from jeep_core.executors.wire import unpack
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
-from jeep_core.monitor import Monitor
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.suites import Case, Style
 from jeep_core.values import units
 
@@ -185,6 +188,58 @@ def test_whoever_is_killed_the_work_is_done_again(
     cluster.strike_at(kind, 1, whom)
     assert bytes_of(edited(model, moments, "memit", cluster)) == plain("memit")
     assert cluster.struck == 1
+
+
+class Holding:
+    """A caller that is made to wait once, when actors say how far they are.
+
+    For ``limit`` seconds, or until a unit is done; ``took`` is how long it was.
+    """
+
+    def __init__(self, cluster: Striking, limit: float) -> None:
+        self._cluster, self._limit = cluster, limit
+        self.begun, self.is_done, self.took = False, False, 0.0
+        self.monitor = Monitor(self._report, give_way=self._wait)
+
+    def _report(self, phase: str, done: int, total: int) -> None:
+        self.begun |= phase == "optimise" and done > 0
+
+    def _wait(self) -> None:
+        if not self.begun or self.took:
+            return
+        began = time.monotonic()
+        while self.took < self._limit and not self.is_done:
+            time.sleep(0.05)
+            inbox = self._cluster._inbox
+            said = [inbox.get() for _ in range(inbox.qsize())]
+            for one in said:
+                inbox.put(one)
+            self.is_done = any(b is not None and unpack(b)[0] == "done" for _, b in said)  # type: ignore[arg-type]
+            self.took = time.monotonic() - began
+
+
+def test_actors_on_this_machine_rest_while_the_caller_is_made_to_wait(
+    model: LoadedModel, moments: Moments, cluster: Striking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the others need to end a unit, and once more."""
+    _, given = EDITS["memit"]
+    hparams = given.model_copy(update={"n_steps": 1000, "learning_rate": 1e-6}).model_dump()
+
+    def long(monitor: Monitor = NOTHING) -> dict[str, bytes]:
+        return bytes_of(edited(model, moments, "memit", cluster, hparams=hparams, monitor=monitor))
+
+    expected = long()
+    resting = Holding(cluster, 4.0)
+    assert long(resting.monitor) == expected
+    assert (resting.is_done, resting.took >= 4.0) == (False, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_module, "where", lambda devices: NOWHERE)
+        cluster.close()  # who speaks to Ray is told when it is started
+        working = Holding(cluster, 60.0)
+        assert long(working.monitor) == expected
+    assert working.is_done
+    print(f"a unit was done after {working.took:.1f} s, and none in {resting.took:.1f} s of rest")
+    cluster.close()
 
 
 # ------------------------------------------------------------------ a cluster of its own

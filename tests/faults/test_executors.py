@@ -27,7 +27,7 @@ from service.contracts.schemas import JobOut
 
 FACTS = 70
 """More than are optimised in one piece: three pieces."""
-KILLS = int(os.environ.get("FAULTS_KILLS") or (30 if EVERYTHING else 2))
+KILLS = int(os.environ.get("FAULTS_KILLS") or (40 if EVERYTHING else 2))
 SEED = int(os.environ.get("FAULTS_SEED") or 20)
 IN_CI = ("optimise", "swap")
 REACHED = [phase for phase in PHASES if phase != "moments"]

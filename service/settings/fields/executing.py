@@ -48,7 +48,7 @@ class ExecutorFields(BaseSettings):
 
     @property
     def executor_fields(self) -> dict[str, Any]:
-        """What they are called in the library's ``Choice`` of an executor."""
+        """All of them, by the names that the library's ``Choice`` has for them."""
         megabytes = self.executor_memory_mb
         return {
             "executor": self.executor,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.library.kinds_of_work import CASES
+from support.executors.kinds_of_work import CASES
 from support.library.shared_work import edited
 
 from jeep_core.errors import Cancelled

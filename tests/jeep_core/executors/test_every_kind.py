@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.library import kinds_of_work, tiny
+from support.executors import kinds_of_work
+from support.executors.kinds_of_work import CASES, KINDS
+from support.library import tiny
 from support.library.closed_form import MEMIT, PREFIXES
-from support.library.kinds_of_work import CASES, KINDS
 from support.library.shared_work import edited
 
 from jeep_core.errors import Cancelled

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.library import kinds_of_work
-from support.library.kinds_of_work import KINDS
+from support.executors import kinds_of_work
+from support.executors.kinds_of_work import KINDS
 from support.played_ray import RAY_IN_THREADS
 
 from jeep_core.executors.here import HERE

@@ -22,7 +22,7 @@ from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING
-from support.library.kinds_of_work import KINDS
+from support.executors.kinds_of_work import KINDS
 from support.library.shared_work import bytes_of, edited
 
 Job = Callable[[Executor], Any]

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from support.executors import kinds_of_work
+from support.executors.random_kills import Struck, jobs, strike_at_random
 from support.faults.harness import EVERYTHING
-from support.faults.random_kills import Struck, jobs, strike_at_random
-from support.library import kinds_of_work, shared_work
+from support.library import shared_work
 
 from jeep_core.executors.processes import Processes
 from jeep_core.values import units

@@ -19,12 +19,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from support.executors.kinds_of_work import KINDS
 from support.library import shared_work
 from support.library.shared_work import EDITS, bytes_of, edited
 
 from jeep_core.errors import Cancelled, NoCluster, NumericalError
 from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.crew import Run
+from jeep_core.executors.here import HERE
 from jeep_core.executors.link import Link
 from jeep_core.executors.ray import cluster as cluster_module
 from jeep_core.executors.ray.beside import NOWHERE
@@ -137,6 +139,21 @@ def test_an_evaluation_has_the_same_records_as_here(
     ]
     expected = measure_apart(view, cases, Style.CONTRAST)
     assert measure_apart(view, cases, Style.CONTRAST, executor=cluster) == expected
+
+
+@pytest.mark.parametrize("kind", ["runs", "settings"])
+def test_whole_runs_and_settings_have_the_same_figures_as_here(
+    model: LoadedModel,
+    cluster: Striking,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """Actors that edit by themselves cut facts as they always do, and so is it here."""
+    monkeypatch.undo()
+    work, _ = KINDS[kind]
+    expected = work(model, HERE, NOTHING, tmp_path / "here")
+    assert work(model, cluster, NOTHING, tmp_path / "there") == expected
 
 
 def test_an_edit_on_top_of_another_has_the_same_bytes(

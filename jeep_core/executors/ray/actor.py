@@ -23,8 +23,8 @@ NAP_S = 0.005
 class Actor:
     """One actor; two threads of it may be called, one of which works.
 
-    Answers are data, exceptions too: Ray would wrap them.  While the other thread was told to rest,
-    the one that works waits before its next matrix.
+    Answers are data, exceptions too: Ray would wrap them.  An actor that was told to rest waits
+    before its next matrix.
     """
 
     def __init__(self, source: Source, threads: int, memory_bytes: int | None) -> None:

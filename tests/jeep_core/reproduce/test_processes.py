@@ -49,18 +49,29 @@ def test_several_processes_find_the_same_figures(inputs: Options, tmp_path: Path
 def test_a_ray_cluster_finds_the_same_figures_and_the_report_says_who_did_the_runs(
     inputs: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From another folder than that of its actors: a relative path is not theirs."""
     monkeypatch.syspath_prepend(RAY_IN_THREADS)
     given = replace(inputs, only=("comparison",))
     run(replace(given, executor=ALONE))
     alone = json.loads((tmp_path / "out" / "report.json").read_text())
-    monkeypatch.chdir(tmp_path)
     cluster = Choice(executor="ray", workers=2, address="10.0.0.1:6379")
-    run(replace(given, executor=cluster, out=Path("shared")))
+    run(replace(given, executor=cluster, out=tmp_path / "shared"))
     shared = json.loads((tmp_path / "shared" / "report.json").read_text())
     assert shared["experiments"] == alone["experiments"]
     assert shared["machine"]["executor"] == "ray"
     assert "2 actors of a Ray cluster" in (tmp_path / "shared" / "index.html").read_text()
+
+
+def test_workers_are_told_whole_paths(
+    inputs: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They need not work in the folder that the caller works in."""
+    monkeypatch.chdir(tmp_path)
+    lab, _ = lab_in(Path("work"), inputs)
+    lab.hypernetworks, lab.moments.folder = Path("networks"), Path("moments")
+    terms = lab.terms
+    assert terms.folder.is_dir()
+    told = (terms.folder, terms.hypernetworks, terms.moments.folder)
+    assert told == tuple(tmp_path / name for name in ("work", "networks", "moments"))
 
 
 def test_workers_that_do_not_share_the_folder_say_so(inputs: Options, tmp_path: Path) -> None:

@@ -82,11 +82,16 @@ class Striking(RayCluster):
 
     kind, times, whom, struck = "", 0, "actor", 0
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.heard: list[str] = []
+
     def strike_at(self, kind: str, times: int = 1, whom: str = "actor") -> None:
         self.kind, self.times, self.whom, self.struck = kind, times, whom, 0
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
         super()._told(run, link, kind, *rest)
+        self.heard.append(kind)
         # one that was killed before may not have been replaced yet
         there = [pid for pid in link.others if psutil.pid_exists(pid)]
         if kind == self.kind and self.struck < self.times and there:
@@ -215,14 +220,12 @@ class Holding:
 
     def __init__(self, cluster: Striking, limit: float) -> None:
         self._cluster, self._limit = cluster, limit
-        self.begun, self.is_done, self.took = False, False, 0.0
-        self.monitor = Monitor(self._report, give_way=self._wait)
-
-    def _report(self, phase: str, done: int, total: int) -> None:
-        self.begun |= phase == "optimise" and done > 0
+        self.is_done, self.took = False, 0.0
+        self.monitor = Monitor(give_way=self._wait)
+        cluster.heard.clear()
 
     def _wait(self) -> None:
-        if not self.begun or self.took:
+        if "progress" not in self._cluster.heard or self.took:
             return
         began = time.monotonic()
         while self.took < self._limit and not self.is_done:

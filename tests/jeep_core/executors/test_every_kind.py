@@ -96,6 +96,10 @@ def test_work_that_is_cancelled_or_whose_worker_dies_is_done_again(
 
     with pytest.raises(Cancelled, match="enough"):
         work(model, executor, Monitor(report, check), tmp_path / "cancelled")
+    whole = 0
+    while len(executor.pids()) < 2:  # one that was killed before may not be replaced yet
+        assert work(model, executor, NOTHING, tmp_path / f"whole {whole}") == here(kind)
+        whole += 1
     before, struck = executor.pids(), list[int]()
 
     def strike(name: str, done: int, total: int) -> None:

@@ -20,9 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from jeep_core.commands.working import worker_processes
+from jeep_core.commands.working import executor_for
 from jeep_core.editors import hparams_class
 from jeep_core.errors import JeepError
+from jeep_core.executors.choice import ALONE, Choice
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.moments import cache as core
 from jeep_core.moments.of_texts import corpus_texts
@@ -51,7 +52,7 @@ def compute(
     device: str = "auto",
     dtype: str = "auto",
     models_dir: Path | None = None,
-    workers: int = 1,
+    executor: Choice = ALONE,
 ) -> Iterator[str]:
     """Take second moments over a text and yield a line for each result.
 
@@ -68,7 +69,7 @@ def compute(
         device: ``auto``, ``cpu``, ``cuda``, …
         dtype: ``auto`` or the model's.
         models_dir: the model directory; None: there is none.
-        workers: processes that read the text; 1: this one.
+        executor: whose workers read the text.
 
     Raises:
         JeepError: no text, no such layer, a shard without ``out``, a model that cannot be loaded.
@@ -98,12 +99,12 @@ def compute(
     only_gradients = all(isinstance(place, GradientOf) for place in places)
     batches = moments.gradient_batches() if only_gradients else moments.batches()
     yield f"{counted(len(batches), 'batch', 'batches')}, {padding_share(batches):.1%} padding"
-    with _bar() as monitor, closing(worker_processes(workers)) as executor:
+    with _bar() as monitor, closing(executor_for(executor, base)) as workers:
         if out is None or of == 1:
-            moments.ensure(places, monitor, executor)
+            moments.ensure(places, monitor, workers)
             yield from (f"layer {place}: {moments.path(place)}" for place in places)
         else:
-            found = moments.sums(places, number, of, monitor, executor)
+            found = moments.sums(places, number, of, monitor, workers)
             found.save(out)
             yield f"shard {number + 1}/{of}, {found.count} tokens: {out}"
 

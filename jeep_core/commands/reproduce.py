@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +22,12 @@ from rich.progress import Progress as Bars
 from jeep_core.atlas import MODELS
 from jeep_core.commands import WrongArgument
 from jeep_core.commands.second_moments import moments_of
-from jeep_core.commands.working import worker_processes
+from jeep_core.commands.working import executor_for
 from jeep_core.editors import hparams_class, in_order
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.storage import load_network
 from jeep_core.errors import InvalidHParams, JeepError
+from jeep_core.executors.choice import ALONE, Choice
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.reproduce.case_study import case_study
@@ -56,9 +57,9 @@ class Options:
     cases.  ``also``: presets that become further rows of the comparison.  ``only``: names of
     experiments, empty: all.  ``paper``: whose figures are shown, too.  ``corpus``, ``samples``,
     ``folder``, ``moments``: second moments, as in ``jeep tune``.  ``hypernetworks``: folder of
-    trained networks.  ``jobs``: processes; None: 1, for a bundled model on CPU as many
-    as cores.  ``command``: how the report says that it was made.  ``models_dir``: the model
-    directory.
+    trained networks.  ``executor``: whose workers do the runs; None: this process, for a bundled
+    model on CPU as many processes as cores.  ``command``: how the report says that it was made.
+    ``models_dir``: the model directory.
 
     Raises:
         WrongArgument: an editor or experiment that is unknown.
@@ -81,7 +82,7 @@ class Options:
     moments: str | None = None
     presets: Path | None = None
     hypernetworks: Path | None = None
-    jobs: int | None = None
+    executor: Choice | None = None
     command: str = "jeep reproduce"
     device: str = "auto"
     dtype: str = "auto"
@@ -124,9 +125,8 @@ def run(args: Options) -> None:
         lab = _lab(args, base, suites, count, Monitor(bars.phase))
         plan = _plan(args, lab, suites, settings)
         experiments = _experiments(lab, plan, [name for name in wanted if name in EXPERIMENTS])
-        jobs = args.jobs or _jobs(base)
-        threads = max(1, torch.get_num_threads() // jobs)
-        with closing(worker_processes(jobs, threads)) as executor:
+        choice = _executor(args, base)
+        with closing(executor_for(choice, base)) as executor:
             rows = work_through(lab, _all_runs(experiments), bars.run, executor)
         case = case_study(lab, plan) if CASE in wanted else None
     figures = {name: [cell.figures(rows) for cell in cells] for name, cells in experiments.items()}
@@ -141,7 +141,7 @@ def run(args: Options) -> None:
         "accuracy": plan.accuracy,
         "most": plan.most,
         "seeds": list(plan.seeds),
-        "machine": {**_machine(base), "processes": jobs},
+        "machine": {**_machine(base), "executor": choice.executor, "processes": choice.count},
         "left_out": lab.left_out,
         "missing": missing,
         "settings": {name: _shown(setting) for name, setting in settings.items()},
@@ -267,10 +267,19 @@ def _all_runs(experiments: Mapping[str, Sequence[Cell]]) -> Iterator[Run]:
             yield from cell.runs
 
 
-def _jobs(base: LoadedModel) -> int:
-    """A bundled model is small: one process a core.  Others share their cores, or the GPU."""
-    alone = base.name not in MODELS or base.device.type != "cpu"
-    return 1 if alone else min(os.cpu_count() or 1, MOST_JOBS)
+def _executor(args: Options, base: LoadedModel) -> Choice:
+    """The executor that was chosen; processes have this one's threads together.
+
+    A bundled model is small: one process a core.  Others share their cores, or the GPU.
+    """
+    found = args.executor
+    if found is None:
+        alone = base.name not in MODELS or base.device.type != "cpu"
+        jobs = 1 if alone else min(os.cpu_count() or 1, MOST_JOBS)
+        found = ALONE if jobs == 1 else Choice(executor="processes", workers=jobs)
+    if found.executor == "processes" and found.threads is None:
+        found = replace(found, threads=max(1, torch.get_num_threads() // found.workers))
+    return found
 
 
 def _paper_model(base: LoadedModel) -> str:

@@ -27,7 +27,7 @@ from rich.progress import (
 
 from jeep_core import atlas
 from jeep_core.commands.second_moments import moments_of
-from jeep_core.commands.working import worker_processes
+from jeep_core.commands.working import executor_for
 from jeep_core.editors import DEFAULT_EDITOR, hparams_class
 from jeep_core.errors import JeepError
 from jeep_core.evaluation.trials import Trials
@@ -41,6 +41,7 @@ from jeep_core.evaluation.tuning import (
     tune,
     write_preset,
 )
+from jeep_core.executors.choice import ALONE, Choice
 from jeep_core.models.loading import LoadedModel, load
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
@@ -68,8 +69,8 @@ class Options:
     of it, 0: by the text (``samples_of``); ``folder``: where they are kept; ``moments``: name of
     imported ones instead. ``layers``: ``search``, or ``auto`` for those that a probe proposes,
     which may be kept in ``probes``. ``presets``: folder of own presets, to start from.
-    ``models_dir``: the model directory. ``workers``: processes that try settings, or optimise and
-    measure parts of one; 1: this one.
+    ``models_dir``: the model directory. ``executor``: whose workers try settings, or optimise and
+    measure parts of one.
     """
 
     model: str
@@ -89,7 +90,7 @@ class Options:
     device: str = "auto"
     dtype: str = "auto"
     models_dir: Path | None = None
-    workers: int = 1
+    executor: Choice = ALONE
 
 
 def run(args: Options) -> None:
@@ -113,10 +114,9 @@ def run(args: Options) -> None:
         begin = _automatic(args, base, cases)
         values = {path: v for path, v in values.items() if not path.endswith(".layers")}
     prefixes = validate_hparams(hparams_class(args.editor), begin, base.n_layers).prefix_count
-    executor = worker_processes(args.workers)
     with (
         _bars() as bars,
-        closing(executor),
+        closing(executor_for(args.executor, base)) as executor,
         # what one worker optimises serves the others
         TemporaryDirectory(prefix="jeep-tune-") as shared,
     ):
@@ -127,7 +127,7 @@ def run(args: Options) -> None:
             sample_prefixes(base, prefixes),
             Monitor(bars.work),
             executor=executor,
-            cache=ValueCache(Path(shared) if args.workers > 1 else None),
+            cache=ValueCache(Path(shared) if args.executor.count > 1 else None),
         )
         tuned = tune(trials, args.editor, begin, values, args.rounds, bars.tried)
     preset = _preset(args, base, tuned, len(cases), digest)

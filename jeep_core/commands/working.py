@@ -1,15 +1,23 @@
-"""The executor of a command: processes of its own, or this one."""
+"""The executor of a command: this process, others beside it, or actors of a Ray cluster."""
 
 from __future__ import annotations
 
-from jeep_core.executors.here import HERE
-from jeep_core.executors.processes import Processes
+from jeep_core.commands import WrongArgument
+from jeep_core.executors.choice import Choice
 from jeep_core.executors.work import Executor
+from jeep_core.models.loading import LoadedModel
 
 
-def worker_processes(count: int, threads: int = 1) -> Executor:
-    """So many processes with the priority of this one; 1: this process.
+def executor_for(choice: Choice, base: LoadedModel) -> Executor:
+    """The executor of a choice, whose processes have the priority of this one.  To be closed.
 
-    ``threads`` of each one's matrix products.  To be closed.
+    Raises:
+        WrongArgument: no GPUs are set aside for actors that need them.
+        NoCluster: Ray is not installed.
     """
-    return Processes(count, threads, niceness=0) if count > 1 else HERE
+    if choice.lacks_gpus(str(base.device)):
+        raise WrongArgument(
+            f"the model is on {base.device}, and JEEP_EXECUTOR_GPUS=0 leaves the actors of "
+            "--executor ray without a GPU: set it to what each may have of one, such as 0.5 or 1"
+        )
+    return choice.make(niceness=0)

@@ -51,7 +51,8 @@ class TrialTerms:
             self.prefixes,
             monitor,
             self.hypernetworks,
-            cache=ValueCache(self.folder),
+            # on another machine it may not be there, and nothing is to be left
+            cache=ValueCache(self.folder if self.folder and self.folder.is_dir() else None),
         )
 
 
@@ -148,8 +149,9 @@ class Trials:
         for hparams in settings:
             if hparams.moment_layers:
                 self.moments.ensure(hparams.moment_layers, self.monitor, self.executor)
+        folders = (self.hypernetworks, self.cache.folder)
         terms = TrialTerms(
-            self.cases, self.moments.terms, self.prefixes, self.hypernetworks, self.cache.folder
+            self.cases, self.moments.terms, self.prefixes, *(f and f.resolve() for f in folders)
         )
         units = [(editor, [settings[i] for i in group]) for group in groups.values()]
         work = Work(TASK, "try settings", terms, units, [len(group) for _, group in units])

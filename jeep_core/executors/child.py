@@ -26,9 +26,11 @@ from jeep_core.executors.wire import pack, unpack
 from jeep_core.executors.workshop import Workshop, sendable
 from jeep_core.monitor import Monitor
 
-PAUSE, STOPPED = 0, 1
-"""Places of the flags that a worker shares with its caller: whether to wait, and the last run that
-was given up."""
+PAUSE, STOPPED, HELD = 0, 1, 2
+"""Places of the flags that a worker shares with its caller: since when to wait, in nanoseconds of
+the monotonic clock (0: not now); the last run that was given up; and for how long the caller was
+made to wait before, in nanoseconds."""
+FLAGS = 3
 LOOK_S = 0.5
 """How often a worker looks whether its caller is still there."""
 TELL_S = 0.1

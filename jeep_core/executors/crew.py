@@ -16,7 +16,7 @@ from multiprocessing import forkserver, get_context
 from typing import Any
 
 from jeep_core.errors import WorkersLost
-from jeep_core.executors.child import PAUSE, STOPPED
+from jeep_core.executors.child import FLAGS, HELD, PAUSE, STOPPED
 from jeep_core.executors.here import HERE
 from jeep_core.executors.ledger import Ledger, advice
 from jeep_core.executors.link import Inbox, Link, ending
@@ -58,7 +58,7 @@ class Crew:
         self._links: list[Link] = []
         self._inbox: Inbox = queue.SimpleQueue()
         # read by every worker without a lock: one that is killed holds none
-        self._flags = context.RawArray("q", 2)
+        self._flags = context.RawArray("q", FLAGS)
         self._turn = threading.Lock()
         self._number = 0
         self._source: Source | None = None
@@ -130,7 +130,8 @@ class Crew:
             finally:
                 # after an error units that are not wanted any more may still be worked on
                 self._flags[STOPPED] = run.number
-                self._flags[PAUSE] = 0
+                since, self._flags[PAUSE] = self._flags[PAUSE], 0
+                self._flags[HELD] += time.monotonic_ns() - since if since else 0
         return run.finish()
 
     def warm(self, base: LoadedModel) -> None:
@@ -158,12 +159,8 @@ class Crew:
 
     def pids(self) -> list[int]:
         """The ids of the processes that were started and not seen to end."""
-        return [
-            p
-            for link in self._links
-            if link.process.pid is not None
-            for p in [int(link.process.pid), *link.others]
-        ]
+        started = [link for link in self._links if link.process.pid is not None]
+        return [pid for link in started for pid in (int(link.process.pid), *link.others)]
 
     def _end_all(self) -> None:
         for link in self._links:
@@ -206,7 +203,7 @@ class Crew:
             now = time.monotonic()
             if polite or now - checked >= CHECK_S:
                 # nobody works while the caller does not go on
-                self._flags[PAUSE] = 1
+                self._flags[PAUSE] = time.monotonic_ns()
                 if now - checked >= CHECK_S:
                     checked = now
                     monitor.check()
@@ -220,6 +217,7 @@ class Crew:
 
     def _held_up(self, run: Run, seconds: float) -> None:
         """Waits do not count while this thread was held up, when nobody was listened to."""
+        self._flags[HELD] += int(seconds * 1e9)
         if run.since is not None:
             run.since += seconds
         for link in self._links:

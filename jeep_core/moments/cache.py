@@ -8,6 +8,7 @@ names everything they depend on.  A pass that was killed continues from the sums
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -60,8 +61,8 @@ class MomentTerms:
     bfloat16: bool
 
     def of(self, base: LoadedModel) -> Moments:
-        """The same moments of the same model in another process."""
-        return Moments(base, **vars(self))
+        """The same moments of the same model in another process, where they are kept."""
+        return Moments(base, **vars(self), kept_only=self.folder is not None)
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Moments:
     themselves stay in memory.  ``shipped``: take those that ship with a bundled model, where they
     are of this text and number of tokens.  ``bfloat16``: compute them with the model's products in
     bfloat16, which takes a fraction of the time where the device is quick at them.
+    ``kept_only``: take none, as the caller has seen to it that they are in ``folder``.
     """
 
     base: LoadedModel
@@ -86,6 +88,7 @@ class Moments:
     memory: FactorMemory | None = None
     shipped: bool = True
     bfloat16: bool = False
+    kept_only: bool = False
     _factors: FactorCache = field(init=False, repr=False)
     _corpus_sha256: str = ""
     # by whether they are of gradients
@@ -106,7 +109,9 @@ class Moments:
     @property
     def terms(self) -> MomentTerms:
         """All that another process needs to find the same moments."""
-        return MomentTerms(**{part.name: getattr(self, part.name) for part in fields(MomentTerms)})
+        found = {part.name: getattr(self, part.name) for part in fields(MomentTerms)}
+        # others need not work in the same folder
+        return MomentTerms(**{**found, "folder": self.folder and self.folder.resolve()})
 
     def factor(self, layer: Measured) -> MomentFactor:
         """The factor of one layer; ``ensure`` must have been called for it."""
@@ -136,6 +141,12 @@ class Moments:
         missing = [layer for layer in layers if layer not in self._factors]
         if missing and self.imported:
             raise not_imported(self.imported, missing[0])
+        if missing and self.kept_only:
+            raise JeepError(
+                f"second moments of layer {missing[0]} are not in {self.folder} on "
+                f"{platform.node()}: workers on other machines need that folder on a file system "
+                "that all of them share, at the same path"
+            )
         gradients = [place for place in missing if isinstance(place, GradientOf)]
         keys = [place for place in missing if not isinstance(place, GradientOf)]
         for places in (keys, gradients):

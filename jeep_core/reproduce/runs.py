@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jeep_core.editors.base import objective_for
+from jeep_core.errors import JeepError
 from jeep_core.evaluation.metrics import fitting, measure
 from jeep_core.evaluation.trials import Trials
 from jeep_core.models.giving_way import giving_way
@@ -68,7 +70,16 @@ class LabTerms:
     hypernetworks: Path | None
 
     def of(self, base: LoadedModel, monitor: Monitor) -> Lab:
-        """A lab for the same runs of the same model in another process."""
+        """A lab for the same runs of the same model in another process.
+
+        Raises:
+            JeepError: its folder is not there, as on a machine that does not share it.
+        """
+        if not self.folder.is_dir():
+            raise JeepError(
+                f"{self.folder} is not there on {platform.node()}: workers on other machines need "
+                "the report's folder on a file system that all of them share, at the same path"
+            )
         moments = self.moments.of(base)
         return Lab(base, self.suites, self.most, moments, self.prefixes, self.folder,
                    self.hypernetworks, monitor)  # fmt: skip
@@ -113,8 +124,10 @@ class Lab:
     @property
     def terms(self) -> LabTerms:
         """All that another process needs for the same runs."""
-        return LabTerms(self.suites, self.most, self.moments.terms, self.prefixes, self.folder,
-                        self.hypernetworks)  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        networks = self.hypernetworks and self.hypernetworks.resolve()
+        return LabTerms(self.suites, self.most, self.moments.terms, self.prefixes,
+                        self.folder.resolve(), networks)  # fmt: skip
 
     def rows(self, run: Run) -> list[Row]:
         """Scores of the run's cases, as kept or computed now."""

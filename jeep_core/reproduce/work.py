@@ -56,8 +56,8 @@ def work_through(
         executor.run(Work(TASK, PHASE, lab.terms, tasks, sizes), bench, keep)
     except WorkersLost as error:
         raise WorkersLost(
-            f"{error}; the same command goes on from there, and with fewer --jobs it takes less "
-            "memory"
+            f"{error}; the same command goes on from there, and with fewer --workers it takes "
+            "less memory"
         ) from None
     return found
 

@@ -262,12 +262,12 @@ def check_facts(facts: Any, file: Path, where: str, what: str = "facts") -> list
     return facts
 
 
-def settings_or_exit() -> Settings:
-    """The settings of the environment; a wrong one ends the command with a message."""
+def settings_or_exit(**flags: Any) -> Settings:
+    """The settings of the environment under flags; a wrong one ends the command with a message."""
     from service.settings import SettingsError, load_settings
 
     try:
-        return load_settings()
+        return load_settings(**flags)
     except SettingsError as error:
         complain(str(error))
         raise typer.Exit(EXIT_USAGE) from None

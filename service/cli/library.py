@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.cli.common import EXIT_FAILED, EXIT_USAGE, complain
+from service.cli.common import EXIT_FAILED, EXIT_USAGE, complain, settings_or_exit
 from service.ops.garbage import postponed
 
 if TYPE_CHECKING:
@@ -34,6 +34,26 @@ MomentsFolder = Annotated[
 ]
 Moments = Annotated[
     str | None, typer.Option(help="Imported second moments instead of a text (JEEP_MOMENTS).")
+]
+ExecutorName = Annotated[
+    Literal["here", "processes", "ray"] | None,
+    typer.Option(
+        "--executor",
+        help="Who does the work: here (this process), processes beside it, or actors of a ray"
+        " cluster (JEEP_EXECUTOR).",
+    ),
+]
+WORKERS_HELP = (
+    "Processes or actors of --executor (JEEP_EXECUTOR_WORKERS); alone, more than 1 are processes."
+    " Their number changes no result"
+)
+Workers = Annotated[int | None, typer.Option(min=1, help=f"{WORKERS_HELP}.", show_default=False)]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--executor-address",
+        help="host:port of the Ray cluster, or local: one is started here (JEEP_EXECUTOR_ADDRESS).",
+    ),
 ]
 
 
@@ -119,6 +139,29 @@ def text_options(
         "samples": (settings.moment_samples or 0) if samples is None else samples,
         "folder": folder or moments_folder(settings),
     }
+
+
+def executor_options(
+    executor: str | None, workers: int | None, address: str | None
+) -> dict[str, Any] | None:
+    """The fields of an executor's ``Choice``, by flags, else by the settings; None: none is chosen.
+
+    Threads that are not set are left to the command's own rule.
+    """
+    settings = settings_or_exit(
+        executor=executor, executor_workers=workers, executor_address=address
+    )
+    found, several = settings.executor_fields, (workers or 1) > 1
+    if executor is None and settings.executor == "here" and several:
+        found["executor"] = "processes"
+    if found["executor"] == "here" and several:
+        raise typer.BadParameter("--executor here has no others", param_hint="--workers")
+    if found["executor"] != "ray" and address is not None:
+        raise typer.BadParameter("it goes with --executor ray", param_hint="--executor-address")
+    if "executor_threads" not in settings.model_fields_set:
+        found["threads"] = None
+    chosen = executor or workers or found["executor"] != "here"
+    return found if chosen else None
 
 
 def moments_folder(settings: Settings) -> Path:

@@ -19,17 +19,22 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from support.executors.kinds_of_work import KINDS
 from support.library import shared_work
 from support.library.shared_work import EDITS, bytes_of, edited
 
 from jeep_core.errors import Cancelled, NoCluster, NumericalError
 from jeep_core.evaluation.units import measure_apart
 from jeep_core.executors.crew import Run
+from jeep_core.executors.here import HERE
 from jeep_core.executors.link import Link
+from jeep_core.executors.ray import cluster as cluster_module
+from jeep_core.executors.ray.beside import NOWHERE
 from jeep_core.executors.ray.cluster import RayCluster
+from jeep_core.executors.wire import unpack
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
-from jeep_core.monitor import Monitor
+from jeep_core.monitor import NOTHING, Monitor
 from jeep_core.suites import Case, Style
 from jeep_core.values import units
 
@@ -77,11 +82,16 @@ class Striking(RayCluster):
 
     kind, times, whom, struck = "", 0, "actor", 0
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.heard: list[str] = []
+
     def strike_at(self, kind: str, times: int = 1, whom: str = "actor") -> None:
         self.kind, self.times, self.whom, self.struck = kind, times, whom, 0
 
     def _told(self, run: Run, link: Link, kind: str, *rest: Any) -> None:
         super()._told(run, link, kind, *rest)
+        self.heard.append(kind)
         # one that was killed before may not have been replaced yet
         there = [pid for pid in link.others if psutil.pid_exists(pid)]
         if kind == self.kind and self.struck < self.times and there:
@@ -136,6 +146,21 @@ def test_an_evaluation_has_the_same_records_as_here(
     assert measure_apart(view, cases, Style.CONTRAST, executor=cluster) == expected
 
 
+@pytest.mark.parametrize("kind", ["runs", "settings"])
+def test_whole_runs_and_settings_have_the_same_figures_as_here(
+    model: LoadedModel,
+    cluster: Striking,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """Actors that edit by themselves cut facts as they always do, and so is it here."""
+    monkeypatch.undo()
+    work, _ = KINDS[kind]
+    expected = work(model, HERE, NOTHING, tmp_path / "here")
+    assert work(model, cluster, NOTHING, tmp_path / "there") == expected
+
+
 def test_an_edit_on_top_of_another_has_the_same_bytes(
     model: LoadedModel, moments: Moments, cluster: Striking
 ) -> None:
@@ -185,6 +210,58 @@ def test_whoever_is_killed_the_work_is_done_again(
     cluster.strike_at(kind, 1, whom)
     assert bytes_of(edited(model, moments, "memit", cluster)) == plain("memit")
     assert cluster.struck == 1
+
+
+class Holding:
+    """A caller that is made to wait once, when actors say how far they are.
+
+    For ``limit`` seconds, or until a unit is done; ``took`` is how long it was.
+    """
+
+    def __init__(self, cluster: Striking, limit: float) -> None:
+        self._cluster, self._limit = cluster, limit
+        self.is_done, self.took = False, 0.0
+        self.monitor = Monitor(give_way=self._wait)
+        cluster.heard.clear()
+
+    def _wait(self) -> None:
+        if "progress" not in self._cluster.heard or self.took:
+            return
+        began = time.monotonic()
+        while self.took < self._limit and not self.is_done:
+            time.sleep(0.05)
+            inbox = self._cluster._inbox
+            said = [inbox.get() for _ in range(inbox.qsize())]
+            for one in said:
+                inbox.put(one)
+            self.is_done = any(b is not None and unpack(b)[0] == "done" for _, b in said)  # type: ignore[arg-type]
+            self.took = time.monotonic() - began
+
+
+def test_actors_on_this_machine_rest_while_the_caller_is_made_to_wait(
+    model: LoadedModel, moments: Moments, cluster: Striking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For half as long again as actors that do not rest need to end a unit."""
+    _, given = EDITS["memit"]
+    hparams = given.model_copy(update={"n_steps": 500, "learning_rate": 1e-6}).model_dump()
+
+    def long(monitor: Monitor = NOTHING) -> dict[str, bytes]:
+        return bytes_of(edited(model, moments, "memit", cluster, hparams=hparams, monitor=monitor))
+
+    cluster.close()  # who speaks to Ray is told when it is started
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster_module, "where", lambda devices: NOWHERE)
+        expected = long()  # actors are ready after it
+        working = Holding(cluster, 60.0)
+        assert long(working.monitor) == expected
+    assert working.is_done
+    cluster.close()
+    assert long() == expected
+    resting = Holding(cluster, 1.5 * working.took)
+    assert long(resting.monitor) == expected
+    assert resting.took >= 1.5 * working.took
+    assert not resting.is_done
+    print(f"a unit was done in {working.took:.1f} s, and none in {resting.took:.1f} s of rest")
 
 
 # ------------------------------------------------------------------ a cluster of its own

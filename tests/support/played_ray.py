@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from jeep_core.executors.ray.terms import ClusterTerms
 from jeep_core.executors.version import Version
 from jeep_core.executors.wire import unpack
 
+RAY_IN_THREADS = str(Path(__file__).parent / "executors" / "ray_in_threads")
+"""A folder whose module `ray` has actors that are threads of the driver: for ``sys.path``."""
 TERMS = ClusterTerms("10.0.0.1:6379", 2, 1.0, 0.0, 1, None, "", {})
 
 

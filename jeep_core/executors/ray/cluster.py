@@ -15,10 +15,11 @@ from jeep_core.errors import NoCluster
 from jeep_core.executors.crew import Crew, Run
 from jeep_core.executors.link import Link, ending
 from jeep_core.executors.ray import driver
+from jeep_core.executors.ray.beside import where
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, variables_of_ray
 from jeep_core.executors.threads import with_threads
 from jeep_core.executors.version import Source
-from jeep_core.executors.work import function_of
+from jeep_core.executors.work import Bench, Keep, Work, function_of, keep_nothing
 from jeep_core.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,11 @@ class RayCluster(Crew):
     def workers(self) -> int:
         """How many units are done at a time."""
         return self._terms.actors
+
+    def run(self, work: Work, bench: Bench, keep: Keep = keep_nothing) -> list[Any]:
+        """As of any crew; its actors where the caller computes make way for others with it."""
+        self._terms = replace(self._terms, where=where(bench.view.base.devices))
+        return super().run(work, bench, keep)
 
     def close(self) -> None:
         """End what was started; actors end with it."""

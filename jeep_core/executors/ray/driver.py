@@ -19,8 +19,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jeep_core.errors import NoCluster, WorkersLost, reason_of
-from jeep_core.executors.child import STOPPED
+from jeep_core.executors.child import HELD, PAUSE, STOPPED
 from jeep_core.executors.crew import PREPARED_S, STALE_S, STARTS
+from jeep_core.executors.ray.beside import beside
 from jeep_core.executors.ray.seats import Place, Seat
 from jeep_core.executors.ray.terms import LOCAL, ClusterTerms, set_environment
 from jeep_core.executors.version import Source, Version
@@ -29,6 +30,8 @@ from jeep_core.executors.wire import pack, unpack
 LOOK_S = 0.1
 """How long is waited for a message or an answer, before it is asked whether the run was given up.
 """
+REST_S = 0.005
+"""For how long actors are told to rest at least: what is less is added to the next."""
 ASK_S = 1.0
 """How often actors are asked how far they are."""
 STORE_BYTES = 100 * 2**20
@@ -133,6 +136,8 @@ class Driver:
         self._put: Any = None
         self._beginning: bytes | None = None
         self._asked = self._waited = 0.0
+        # how long the caller was made to wait, and actors beside it too, in nanoseconds
+        self._held = flags[HELD]
         # why the last actor was lost, and what was said last of there being none
         self._ended = self._said = ""
         # actors that have died while they were prepared, since one was
@@ -159,6 +164,7 @@ class Driver:
             self._stop_if_asked()
             self._end_stale()
             self._hand_out()
+            self._make_way()
             self._ask()
             self._collect(LOOK_S)
 
@@ -312,7 +318,7 @@ class Driver:
             if failed is not None:
                 self._lost(seat, reason_of(failed), failed)
                 return
-            seat.is_ready = True
+            seat.is_ready, seat.beside = True, beside(found[2], self._terms.where)
             seat.place.is_ready()
             for place in self._places:  # an actor may be placed on any machine: one of them works
                 place.refused = None
@@ -368,6 +374,21 @@ class Driver:
             if seat.beginning is None:
                 number, unit = self._waiting.popleft()
                 seat.task, seat.answer = number, seat.actor.work.remote(self._run, unit)
+
+    def _make_way(self) -> None:
+        """Have actors that compute where the caller does rest for as long as it was made to wait.
+
+        Its turns are shorter than a message is worth: what they come to since is told at once.
+        """
+        since = self._flags[PAUSE]
+        held = self._flags[HELD] + (time.monotonic_ns() - since if since else 0)
+        seconds = (held - self._held) / 1e9
+        if seconds < REST_S:
+            return
+        self._held = held
+        for seat in self._seats:
+            if seat.beside and seat.task is not None and seat.task >= 0:
+                seat.actor.rest.remote(seconds)
 
     def _ask(self) -> None:
         now = time.monotonic()

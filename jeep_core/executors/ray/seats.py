@@ -54,15 +54,17 @@ class Place:
 class Seat:
     """An actor and what it was told.
 
-    ``task`` is the unit's number that it has, ``answer`` what it will give; ``begun`` the
-    beginning that it was sent; ``version`` the key of the version that it has, or is to make for
-    that; ``stale_since`` when its unit, or its beginning, was given up.
+    ``beside``: it computes where the caller does.  ``task`` is the unit's number that it has,
+    ``answer`` what it will give; ``begun`` the beginning that it was sent; ``version`` the key of
+    the version that it has, or is to make for that; ``stale_since`` when its unit, or its
+    beginning, was given up.
     """
 
     actor: Any
     ready: Any
     place: Place
     is_ready: bool = False
+    beside: bool = False
     begun: bytes | None = None
     beginning: Any = None
     version: str | None = None

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jeep_core.executors.ray.beside import NOWHERE, Where
+
 LOCAL = "local"
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -18,7 +20,7 @@ class ClusterTerms:
     ``cpus``, ``gpus``: what Ray sets aside for it; ``threads`` of its matrix products;
     ``memory_bytes`` it may have in all, None: no limit.  ``folder``: where a cluster on this
     machine keeps its files.  ``given``: Ray's own variables of the caller's environment, such as
-    the token of its cluster.
+    the token of its cluster.  ``where`` the caller computes: actors there make way for others.
     """
 
     address: str
@@ -29,6 +31,7 @@ class ClusterTerms:
     memory_bytes: int | None
     folder: str
     given: Mapping[str, str]
+    where: Where = NOWHERE
 
 
 def set_environment(terms: ClusterTerms) -> None:

@@ -10,12 +10,16 @@ import typer
 from service.cli.common import ModelsDir, settings_or_exit
 from service.cli.groups import group as new_group
 from service.cli.library import (
+    Address,
     Corpus,
     Device,
     Dtype,
+    ExecutorName,
     Model,
     MomentsFolder,
     Samples,
+    Workers,
+    executor_options,
     library,
     model_options,
     moments_folder,
@@ -47,13 +51,9 @@ def compute(
     device: Device = None,
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Processes of one thread each that read the text; their number changes no result.",
-        ),
-    ] = 1,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    executor_address: Address = None,
 ) -> None:
     """Take second moments over a text, or one shard of them."""
     part = _shard(shard)
@@ -63,6 +63,7 @@ def compute(
     settings = settings_or_exit()
     options = model_options(settings, model, device, dtype, models_dir)
     options |= text_options(settings, corpus, samples, folder)
+    chosen = executor_options(executor, workers, executor_address)
     with library("moments") as moments:
         for line in moments.compute(
             layers=mlps,
@@ -70,7 +71,7 @@ def compute(
             gradient_layers=gradients,
             shard=part,
             out=out,
-            workers=workers,
+            executor=moments.Choice(**(chosen or {})),
             **options,
         ):
             print(line, flush=True)

@@ -12,13 +12,18 @@ from jeep_core.editors import DEFAULT_EDITOR
 from service.cli.common import ModelsDir, settings_or_exit
 from service.cli.groups import GIVEN
 from service.cli.library import (
+    WORKERS_HELP,
+    Address,
     Corpus,
     Device,
     Dtype,
+    ExecutorName,
     Model,
     Moments,
     MomentsFolder,
     Samples,
+    Workers,
+    executor_options,
     library,
     model_options,
     text_options,
@@ -50,7 +55,13 @@ Paper = Annotated[
 Networks = Annotated[Path | None, typer.Option(help="Folder of networks; default: the store's.")]
 Jobs = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes; default: 1, for a bundled model on CPU the cores."),
+    typer.Option(
+        "--workers",
+        "--jobs",
+        min=1,
+        help=f"{WORKERS_HELP}. Default: 1, for a bundled model on CPU as many processes as cores.",
+        show_default=False,
+    ),
 ]
 
 
@@ -79,14 +90,9 @@ def tune(
     device: Device = None,
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Processes of one thread each that optimise and measure;"
-            " their number changes no result.",
-        ),
-    ] = 1,
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    executor_address: Address = None,
 ) -> None:
     """Search a preset on a validation suite.
 
@@ -97,6 +103,7 @@ def tune(
     options = model_options(settings, model, device, dtype, models_dir)
     options |= text_options(settings, corpus, samples, folder)
     options |= _edit_options(settings, moments, presets)
+    chosen = executor_options(executor, workers, executor_address)
     with library("tune") as tuning:
         tuning.run(
             tuning.Options(
@@ -108,7 +115,7 @@ def tune(
                 seed=seed,
                 layers=layers,
                 probes=probes or BaseFiles(settings.store).probes_folder,
-                workers=workers,
+                executor=tuning.Choice(**(chosen or {})),
                 **options,
             )
         )
@@ -135,7 +142,9 @@ def reproduce(
     moments: Moments = None,
     presets: Presets = None,
     hypernetworks: Networks = None,
+    executor: ExecutorName = None,
     jobs: Jobs = None,
+    executor_address: Address = None,
     device: Device = None,
     dtype: Dtype = None,
     models_dir: ModelsDir = None,
@@ -152,6 +161,7 @@ def reproduce(
     options |= _edit_options(settings, moments, presets)
     several = {"sizes": sizes, "seeds": seeds, "editors": editors, "also": also, "only": only}
     options |= {name: tuple(values) for name, values in several.items() if values}
+    chosen = executor_options(executor, jobs, executor_address)
     with library("reproduce") as reproduction:
         reproduction.run(
             reproduction.Options(
@@ -161,7 +171,7 @@ def reproduce(
                 edits=edits,
                 paper=paper,
                 hypernetworks=hypernetworks or BaseFiles(settings.store).networks_folder,
-                jobs=jobs,
+                executor=None if chosen is None else reproduction.Choice(**chosen),
                 command=shlex.join(["jeep", "reproduce", *context.meta[GIVEN]]),
                 **options,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -45,3 +45,19 @@ class ExecutorFields(BaseSettings):
     executor_without: Literal["fail", "here"] = Field(
         default="fail", description="What becomes of work whose cluster stays away."
     )
+
+    @property
+    def executor_fields(self) -> dict[str, Any]:
+        """All of them, by the names that the library's ``Choice`` has for them."""
+        megabytes = self.executor_memory_mb
+        return {
+            "executor": self.executor,
+            "workers": self.executor_workers,
+            "threads": self.executor_threads,
+            "memory_bytes": None if megabytes is None else megabytes * 2**20,
+            "address": self.executor_address,
+            "cpus": self.executor_cpus,
+            "gpus": self.executor_gpus,
+            "wait_s": self.executor_wait_s,
+            "without": self.executor_without,
+        }

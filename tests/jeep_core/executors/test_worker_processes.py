@@ -172,14 +172,14 @@ def test_workers_are_told_to_wait_while_the_caller_gives_way(
         told.append(int(executor._flags[PAUSE]))
 
     found = edited(model, moments, "memit", executor, monitor=Monitor(give_way=give_way))
-    assert 1 in told
+    assert any(told)
     assert executor._flags[PAUSE] == 0
     assert bytes_of(found) == plain("memit")
 
 
 def test_a_worker_that_is_told_to_wait_waits() -> None:
     ours, theirs = Pipe()
-    flags = [1, 0]
+    flags = [1, 0, 0]
     monitor = Line(theirs, flags).monitor(run=1, number=0)
     waiting = threading.Thread(target=monitor.give_way, daemon=True)
     waiting.start()
@@ -193,10 +193,10 @@ def test_a_worker_that_is_told_to_wait_waits() -> None:
 
 def test_a_worker_that_waits_ends_a_run_that_is_given_up() -> None:
     ours, theirs = Pipe()
-    monitor = Line(theirs, [1, 3]).monitor(run=3, number=0)
+    monitor = Line(theirs, [1, 3, 0]).monitor(run=3, number=0)
     with pytest.raises(Cancelled):
         monitor.give_way()
-    Line(theirs, [0, 3]).monitor(run=4, number=0).check()
+    Line(theirs, [0, 3, 0]).monitor(run=4, number=0).check()
     ours.close()
 
 
@@ -336,7 +336,7 @@ def test_a_refusal_is_of_the_run_that_a_worker_was_prepared_for() -> None:
 def test_a_worker_says_for_which_run_it_could_not_be_prepared() -> None:
     ours, theirs = Pipe()
     messages = iter([("begin", 4, "jeep_core.nowhere:unit", None, "v1")])
-    line = Line(theirs, [0, 0])
+    line = Line(theirs, [0, 0, 0])
     line.receive = lambda: next(messages)  # type: ignore[method-assign]
     with pytest.raises(StopIteration):
         child.serve(line)

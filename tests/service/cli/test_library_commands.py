@@ -16,6 +16,7 @@ from jeep_core.commands import moments, probe, reproduce, train_network, tune
 from jeep_core.editors import in_order
 from jeep_core.editors.networks.training import TrainingSettings
 from jeep_core.errors import JeepError
+from jeep_core.executors.choice import ALONE, Choice
 from jeep_core.probe.run import PROMPTS
 from jeep_core.reproduce.experiments import EXPERIMENTS
 from service.cli import app
@@ -64,7 +65,7 @@ def test_moments_are_computed_with_the_settings_where_the_service_finds_them(
         "gradient_layers": None,
         "shard": (0, 1),
     }
-    expected |= {"out": None, "corpus": None, "samples": 5000, "workers": 1}
+    expected |= {"out": None, "corpus": None, "samples": 5000, "executor": ALONE}
     expected["folder"] = tmp_path / "base" / "moments"
     assert compute.call_args.kwargs == expected
     words = ["--samples", "7", "--shard", "2/4", "--out", "sums", "--attention-layers", "1"]
@@ -119,11 +120,12 @@ def test_tuning_starts_from_the_settings(tmp_path: Path, monkeypatch: pytest.Mon
     )
     assert options == expected
     own = ["--presets", "p", "--probes", "q", "--folder", "f", "--moments", "m", "--layers", "auto"]
-    own += ["--workers", "2"]
+    own += ["--executor", "ray", "--workers", "3", "--executor-address", "10.0.0.5:6379"]
     run(*words, *own, JEEP_PRESETS=str(tmp_path), JEEP_MOMENTS="wikipedia")
     [options] = stand_in.call_args.args
     assert (options.presets, options.probes, options.folder) == (Path("p"), Path("q"), Path("f"))
-    assert (options.moments, options.layers, options.workers) == ("m", "auto", 2)
+    assert (options.moments, options.layers) == ("m", "auto")
+    assert options.executor == Choice(executor="ray", workers=3, address="10.0.0.5:6379")
 
 
 def test_a_report_takes_several_values_one_after_the_other(
@@ -146,6 +148,7 @@ def test_a_report_takes_several_values_one_after_the_other(
         folder=tmp_path / "base" / "moments",
         hypernetworks=tmp_path / "base" / "hypernetworks",
         models_dir=NAMES,
+        executor=None,
         command="jeep reproduce --model m --sizes 1 16 64 --zsre - --only sweep --seeds 0 "
         "--seeds 1 --out 'a report' --editors jeep memit",
     )
@@ -156,6 +159,67 @@ def test_a_report_takes_several_values_one_after_the_other(
     assert options.seeds == (0,)
 
 
+EXECUTORS: list[tuple[str, dict[str, str], Choice | None]] = [
+    ("", {}, None),
+    ("--workers 1", {}, ALONE),
+    ("--workers 4", {}, Choice(executor="processes", workers=4)),
+    ("--executor processes", {"JEEP_EXECUTOR_WORKERS": "5"},
+     Choice(executor="processes", workers=5)),
+    ("--executor here", {"JEEP_EXECUTOR": "ray"}, ALONE),
+    ("", {"JEEP_EXECUTOR": "processes", "JEEP_EXECUTOR_THREADS": "3"},
+     Choice(executor="processes", threads=3)),
+    ("--workers 1", {"JEEP_EXECUTOR": "ray", "JEEP_EXECUTOR_ADDRESS": "10.0.0.5:6379"},
+     Choice(executor="ray", workers=1, address="10.0.0.5:6379")),
+    ("--executor ray --executor-address local",
+     {"JEEP_EXECUTOR_ADDRESS": "10.0.0.5:6379", "JEEP_EXECUTOR_CPUS": "2",
+      "JEEP_EXECUTOR_GPUS": "0.5", "JEEP_EXECUTOR_WAIT_S": "7", "JEEP_EXECUTOR_WITHOUT": "here",
+      "JEEP_EXECUTOR_MEMORY_MB": "9"},
+     Choice(executor="ray", cpus=2, gpus=0.5, wait_s=7, without="here", memory_bytes=9 * 2**20)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "environment", "expected"), EXECUTORS)
+@pytest.mark.parametrize("command", ["tune", "reproduce", "moments"])
+def test_commands_have_the_executors_of_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    words: str,
+    environment: dict[str, str],
+    expected: Choice | None,
+) -> None:
+    module, function, given = {
+        "tune": (tune, "run", ["tune", "--suite", "s", "--out", "x.yaml"]),
+        "reproduce": (reproduce, "run", ["reproduce", "--out", "x"]),
+        "moments": (moments, "compute", ["moments", "compute"]),
+    }[command]
+    stand_in = called(monkeypatch, module, function, [])
+    shown = run(*given, *words.split(), **environment)
+    assert shown.exit_code == 0, shown.output
+    options, named = stand_in.call_args
+    found = named["executor"] if command == "moments" else options[0].executor
+    if found is not None and found.executor == "here":
+        assert expected in (None, ALONE)  # of this process alone nothing else is looked at
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--executor here --workers 2", "--workers: "),
+        ("--executor processes --executor-address local", "--executor-address: "),
+        ("--executor ray --executor-address nowhere", "JEEP_EXECUTOR_ADDRESS: "),
+        ("--executor spark", "--executor: "),
+        ("--workers 0", "--workers: "),
+    ],
+)
+def test_executors_that_no_command_can_have(words: str, named: str) -> None:
+    shown = run("tune", "--suite", "s", "--out", "x.yaml", *words.split())
+    assert shown.exit_code == 2, shown.output
+    [line] = shown.stderr.splitlines()
+    assert named in line
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -163,7 +227,7 @@ def test_a_report_takes_several_values_one_after_the_other(
         (("--only", "everything"), "--only: no experiment 'everything'"),
         (("--paper", "bert"), "--paper: 'bert'"),
         (("--sizes", "1", "0"), "--sizes: "),
-        (("--jobs", "0"), "--jobs: "),
+        (("--jobs", "0"), "--jobs"),
         (("--seeds",), "--seeds"),
         (("more",), "more"),
     ],

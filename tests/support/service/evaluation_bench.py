@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jeep_core.executors.here import HERE
+from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from service.contracts.jobs import Job, JobKind, Progress, new_id, now
@@ -100,7 +102,12 @@ class Bench:
         self.store.journal.add(job)
         return job
 
-    def run(self, job: Job, look: Callable[[int], None] = lambda pauses: None) -> EvaluationResult:
+    def run(
+        self,
+        job: Job,
+        look: Callable[[int], None] = lambda pauses: None,
+        executor: Executor = HERE,
+    ) -> EvaluationResult:
         """One attempt; ``look`` is called at every pause with how many there were."""
         self.pauses = 0
 
@@ -114,7 +121,17 @@ class Bench:
         views = VersionViews(self.base, self.store)
         work = self.store.drafts.work_folder(job.id)
         return evaluations.run(
-            Task(job, control, self.base, views, self.store, self.settings, work, self.moments)
+            Task(
+                job,
+                control,
+                self.base,
+                views,
+                self.store,
+                self.settings,
+                work,
+                self.moments,
+                executor,
+            )
         )
 
     def rows(self, job: Job, number: int = 0) -> list[dict[str, Any]]:

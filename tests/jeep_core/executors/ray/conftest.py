@@ -14,6 +14,6 @@ from jeep_core.executors.ray.driver import Driver
 @pytest.fixture
 def driver() -> tuple[Driver, Connection]:
     ours, theirs = Pipe()
-    found = Driver(Actors(), theirs, [0, 0], TERMS, None)
+    found = Driver(Actors(), theirs, [0, 0, 0], TERMS, None)
     found._fill()
     return found, ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
 import pytest
@@ -22,6 +23,7 @@ from support.played_ray import (
 from jeep_core.errors import WorkersLost
 from jeep_core.executors.child import STOPPED
 from jeep_core.executors.ray import driver as module
+from jeep_core.executors.ray.beside import NOWHERE
 from jeep_core.executors.ray.driver import Driver
 from jeep_core.executors.ray.seats import Place, Seat
 from jeep_core.executors.wire import pack
@@ -80,6 +82,26 @@ def given_up(driver: Driver) -> Seat:
     driver._flags[STOPPED] = 1
     driver._stop_if_asked()
     return seat
+
+
+def test_after_a_cancel_actors_are_told_in_the_next_turn_and_given_nothing(
+    driver: tuple[Driver, Connection],
+) -> None:
+    one, pipe = driver
+    seat = prepares(one, 1)
+    one._answered(seat, seat.beginning, pack([]))
+    one._hand_out()
+    for number in (1, 2):
+        one._heard("unit", 1, number, "facts")
+    told: list[int] = []
+    seat.actor.stop, seat.actor.work = SimpleNamespace(remote=told.append), None
+    one._flags[STOPPED] = 1
+    turns(one, 1)
+    assert told == [1]
+    assert [m for m in said(pipe) if m[0] != "waits"] == [("stopped", 1, n) for n in (1, 2, 0)]
+    one._answered(seat, seat.answer, pack(("stopped", None)))
+    turns(one, 1)
+    assert seat.task is None
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -203,7 +225,7 @@ def test_while_no_actor_is_ready_the_caller_is_told_what_is_lacking(
 def test_actors_none_of_which_can_work_say_so_once(driver: tuple[Driver, Connection]) -> None:
     one, pipe = driver
     for seat in [*one._seats]:
-        one._answered(seat, seat.ready, (7, pack(MemoryError("the model is too large"))))
+        one._answered(seat, seat.ready, (7, pack(MemoryError("the model is too large")), NOWHERE))
     _, (kind, error) = said(pipe)
     assert (kind, str(error)) == ("refused", "the model is too large")
     assert one._awaited() == {}

@@ -19,6 +19,7 @@ from support.played_ray import (
 from jeep_core.errors import UnsupportedModel
 from jeep_core.executors.child import STOPPED
 from jeep_core.executors.ray import driver as module
+from jeep_core.executors.ray.beside import NOWHERE
 from jeep_core.executors.ray.driver import Driver
 from jeep_core.executors.ray.seats import LEFT_OUT_S, LONGEST_PAUSE_S, Place, Seat
 from jeep_core.executors.wire import pack, unpack
@@ -35,12 +36,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def is_ready(driver: Driver, seat: Seat) -> None:
-    driver._answered(seat, seat.ready, (7, pack(None)))
+    driver._answered(seat, seat.ready, (7, pack(None), NOWHERE))
     assert seat.is_ready
 
 
 def refuses(driver: Driver, seat: Seat, why: str = "there is no such folder") -> None:
-    driver._answered(seat, seat.ready, (7, pack(UnsupportedModel(why))))
+    driver._answered(seat, seat.ready, (7, pack(UnsupportedModel(why)), NOWHERE))
 
 
 def dies(driver: Driver, seat: Seat) -> None:

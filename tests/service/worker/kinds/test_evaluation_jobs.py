@@ -17,11 +17,14 @@ from jeep_core.errors import Cancelled, NumericalError
 from jeep_core.evaluation import metrics, units
 from jeep_core.evaluation.asking import as_asked
 from jeep_core.evaluation.fluency import written
+from jeep_core.executors.here import Here
+from jeep_core.executors.work import Work
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.probe import anchor as anchor_module
 from jeep_core.probe.anchor import Anchor
 from jeep_core.suites import Case, Style, load_suite
+from jeep_core.values import units as value_units
 from service.contracts.jobs import Job, now
 from service.contracts.schemas import (
     EvaluationResult,
@@ -201,6 +204,29 @@ class TestTrials:
         assert [version.id for version in bench.store.versions.all()] == ["v0"]
         assert bench.store.head.read().version == "v0"
         assert bench.base.weights_sha256 == tiny.random_model("gptj").weights_sha256
+
+    def test_the_parts_of_every_run_are_handed_out(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Runs are one after the other: what is optimised for the smallest serves the others."""
+        monkeypatch.setattr(value_units, "unit_facts", lambda device: 2)
+        handed_out: list[tuple[str, int]] = []
+
+        class Noting(Here):
+            workers = 2
+
+            def run(self, work: Work, *rest: Any) -> list[Any]:
+                handed_out.append((work.task.rpartition(":")[2], len(work.units)))
+                return super().run(work, *rest)
+
+        job = self.trial(bench)
+        points = bench.run(job, executor=Noting()).points
+        found = [part for part in handed_out if part[0] in ("optimise_unit", "measure_unit")]
+        # two cases, or two facts, in a part: unedited; all values, and 2 facts; 5 facts
+        assert found == [("measure_unit", 3), ("optimise_unit", 3), ("measure_unit", 1),
+                         ("measure_unit", 3)]  # fmt: skip
+        again = bench.run(self.trial(bench))
+        assert [p.metrics for p in again.points] == [p.metrics for p in points]
 
     def test_a_trial_says_how_many_facts_norm_anchor_has_left_out(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,1 @@
+"""A module `ray`, for ``sys.path``: nothing else is imported from here."""

@@ -37,12 +37,14 @@ FactRows = Sequence[Sequence[PromptTokens]]
 class _Batch(Rows):
     """Rows up to the place that is read.
 
-    ``group`` (r,) number of the row's prefix; ``at`` (r,) column that is read; ``twin`` runs them,
-    if it is given; ``climbs``: whether anything of them is kept.
+    ``group`` (r,) number of the row's prefix; ``at`` (r,) column that is read; ``with_states``:
+    whether states are read, too; ``twin`` runs them, if it is given; ``climbs``: whether anything
+    of them is kept.
     """
 
     group: torch.Tensor
     at: torch.Tensor
+    with_states: bool
     twin: Twin | None
     climbs: bool = True
 
@@ -91,12 +93,13 @@ class RegionReader:
         self._others: list[_Batch] = []
         if len(groups) > 1:
             self._others, self._others_order = self._batches(cut, range(1, len(groups)), twin)
-        kept, token = 0, view.base.hidden_size * view.base.dtype.itemsize
-        for batch in (*self._plain, *self._others):
-            # states, and what an attention gave
-            size = 2 * batch.ids.numel() * token
-            batch.climbs = memory_bytes is None or kept + size <= memory_bytes
-            kept += size if batch.climbs else 0
+        kept, d = 0, view.base.hidden_size
+        d_ff = view.base.family.mlp_out_of(view.base.model, last).weight.numel() // d
+        for batches, token in ((self._plain, 2 * d + d_ff), (self._others, 2 * d)):
+            for batch in batches:  # states, what an attention gave, and keys of all tokens
+                size = batch.ids.numel() * token * view.base.dtype.itemsize
+                batch.climbs = memory_bytes is None or kept + size <= memory_bytes
+                kept += size if batch.climbs else 0
 
     # ------------------------------------------------------------ what is read
 
@@ -172,8 +175,10 @@ class RegionReader:
 
         def take_key(module: Any, args: Any, output: Any) -> None:
             key = args[0]
+            if batch.with_states:  # it runs on through the projection, with this matrix and a new one
+                seen.key, seen.inner = (key, seen.inner) if cut else (seen.key, key)
             if cut:
-                taken["key"] = seen.key = key  # (r, d_ff)
+                taken["key"] = key  # (r, d_ff)
                 return
             # (r, t, d_ff), or those of the tokens alone (n, d_ff): one of each row is taken
             if place == layer and batch.tokens is not None:
@@ -212,9 +217,12 @@ class RegionReader:
         # rows of like length share a batch, so that little is padded
         order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [order[n : n + READ_ROWS] for n in range(0, len(order), READ_ROWS)]
-        return [self._batch([rows[i] for i in part], twin) for part in parts], order
+        plain = chosen[0] == 0
+        return [self._batch([rows[i] for i in part], twin, plain) for part in parts], order
 
-    def _batch(self, rows: Sequence[tuple[PromptTokens, int]], twin: Twin | None) -> _Batch:
+    def _batch(
+        self, rows: Sequence[tuple[PromptTokens, int]], twin: Twin | None, plain: bool
+    ) -> _Batch:
         base = self.view.base
         skip = [self._lead.lengths[group] for _, group in rows]
         batch = stack_rows([row for row, _ in rows], base.device, skip)
@@ -225,7 +233,7 @@ class RegionReader:
         own = batch.lengths - batch.skip
         # (r, t)
         real = torch.arange(positions.shape[1], device=base.device) < own[:, None]
-        return _Batch(batch.ids, positions, mask, worth_it(real), group, own - 1, twin)
+        return _Batch(batch.ids, positions, mask, worth_it(real), group, own - 1, plain, twin)
 
     def _view_of(self, batch: _Batch) -> ModelView:
         """The view that runs a batch."""

@@ -23,7 +23,7 @@ from jeep_core.models.masks import Attention
 from jeep_core.models.post_mlp_norm import back_through_norm
 from jeep_core.models.token_rows import GivenPast, Leading, leading_rows, stack_rows
 from jeep_core.models.views import ModelView, block_output, hooked
-from jeep_core.spec.matrices import AttentionOut, Place, layer_of
+from jeep_core.spec.matrices import Place, layer_of
 from jeep_core.spec.positions import PromptTokens
 from jeep_core.values.climb.rows import Places, Rows, Seen, leaving, seeing, worth_it
 from jeep_core.values.defaults import READ_ROWS
@@ -175,7 +175,9 @@ class RegionReader:
 
         def take_key(module: Any, args: Any, output: Any) -> None:
             key = args[0]
-            if batch.with_states:  # it runs on through the projection, with this matrix and a new one
+            if (
+                batch.with_states
+            ):  # it runs on through the projection, with this matrix and a new one
                 seen.key, seen.inner = (key, seen.inner) if cut else (seen.key, key)
             if cut:
                 taken["key"] = key  # (r, d_ff)
@@ -280,9 +282,9 @@ class RegionReader:
         nowhere = torch.empty(0, dtype=torch.long, device=rows.ids.device)
         cache = GivenPast(self._lead.nothing(self.view, self.last), keep=True)
         moves = layer != self.layer
-        with leaving(self.view, layer - 1, left) if moves else nullcontext():
-            with seeing(self.view, layer, seen):
-                rows.run(self.view, self.layer, until, cache, (nowhere, nowhere))
+        keeping = leaving(self.view, layer - 1, left) if moves else nullcontext()
+        with keeping, seeing(self.view, layer, seen):
+            rows.run(self.view, self.layer, until, cache, (nowhere, nowhere))
         if moves:
             [rows.states] = left
         rows.seen = seen

@@ -1,8 +1,8 @@
-"""Products of a few rows, as a step of decoding takes them, with large float32 matrices on a CPU.
+"""Products of a few rows, as a step of decoding takes them, with float32 matrices on a CPU.
 
-The library that takes them copies a matrix into another order first, at every product, which for a
-few rows takes longer than the product itself.  With the matrix on the left, where it is read as it
-lies, it does not.  Sums are in another order, and so have other last bits.
+The library that takes them copies a matrix into another order first, at every product, which for
+two to four rows takes longer than the product itself.  With the matrix on the left it is read as it
+lies.  Sums are in another order, and so have other last bits.
 """
 
 from __future__ import annotations
@@ -47,18 +47,16 @@ class FewRowsLinear(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         # (n, in)
         rows = input.reshape(-1, self.in_features)
-        n = len(rows)
-        if n == 1:  # a product with a vector takes longer than one with two columns
-            rows = rows.repeat(2, 1)
         # rows that lie in columns would take the next product five times as long
-        result = (self.weight @ rows.contiguous().T).T[:n].contiguous()
+        result = (self.weight @ rows.contiguous().T).T.contiguous()
         result = result.view(*input.shape[:-1], self.out_features)
         return result if self.bias is None else result + self.bias
 
     def _takes(self, x: torch.Tensor) -> bool:
         most = ROWS_OF_WIDE if self.out_features >= self.in_features else ROWS
         single = x.dtype == self.weight.dtype == torch.float32
-        return single and 0 < x.numel() <= most * self.in_features
+        # a single row is read as the matrix lies in any case
+        return single and self.in_features < x.numel() <= most * self.in_features
 
 
 def prepared(model: nn.Module) -> None:
@@ -67,6 +65,6 @@ def prepared(model: nn.Module) -> None:
     The tensors stay the same; outside of `few_rows` so do all results.
     """
     for module in model.modules():
-        if type(module) is nn.Linear and module.weight.dtype == torch.float32:
-            if module.weight.device.type == "cpu":
-                module.__class__ = FewRowsLinear
+        single = type(module) is nn.Linear and module.weight.dtype == torch.float32
+        if single and module.weight.device.type == "cpu":
+            module.__class__ = FewRowsLinear

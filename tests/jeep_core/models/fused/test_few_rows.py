@@ -23,9 +23,7 @@ from jeep_core.models.views import ModelView
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(48, 32), (32, 48)])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 70])
-def test_it_gives_the_numbers_of_a_projection(
-    rows: int, size: tuple[int, int], bias: bool
-) -> None:
+def test_it_gives_the_numbers_of_a_projection(rows: int, size: tuple[int, int], bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(size[1], size[0], bias=bias).requires_grad_(False)
     x = torch.randn(rows, 1, size[1])
@@ -45,9 +43,9 @@ def test_only_few_rows_of_float32_are_taken_so(monkeypatch: pytest.MonkeyPatch) 
     wide, narrow = nn.Linear(3, 5), nn.Linear(5, 3)
     for linear in (wide, narrow):
         prepared(linear)
-    assert [wide._takes(torch.ones(n, 3)) for n in (0, 1, 4, 5)] == [False, True, True, False]
-    assert [narrow._takes(torch.ones(n, 5)) for n in (0, 1, 2, 3)] == [False, True, True, False]
-    assert not wide._takes(torch.ones(1, 3, dtype=torch.bfloat16))
+    assert [wide._takes(torch.ones(n, 3)) for n in (1, 2, 4, 5)] == [False, True, True, False]
+    assert [narrow._takes(torch.ones(n, 5)) for n in (0, 1, 2, 3)] == [False, False, True, False]
+    assert not wide._takes(torch.ones(2, 3, dtype=torch.bfloat16))
     half = nn.Linear(3, 5).to(torch.bfloat16)
     prepared(half)
     assert type(half) is nn.Linear

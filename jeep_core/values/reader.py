@@ -93,8 +93,7 @@ class RegionReader:
         self._others: list[_Batch] = []
         if len(groups) > 1:
             self._others, self._others_order = self._batches(cut, range(1, len(groups)), twin)
-        kept, d = 0, view.base.hidden_size
-        d_ff = view.base.family.mlp_out_of(view.base.model, last).weight.numel() // d
+        kept, d, d_ff = 0, view.base.hidden_size, view.base.mlp_size
         for batches, token in ((self._plain, 2 * d + d_ff), (self._others, 2 * d)):
             for batch in batches:  # states, what an attention gave, and keys of all tokens
                 size = batch.ids.numel() * token * view.base.dtype.itemsize

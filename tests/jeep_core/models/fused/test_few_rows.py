@@ -40,7 +40,8 @@ def test_it_gives_the_numbers_of_a_projection(rows: int, size: tuple[int, int], 
 
 def test_only_few_rows_of_float32_are_taken_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a matrix with fewer outputs than inputs two, of another one four."""
-    wide, narrow = nn.Linear(3, 5), nn.Linear(5, 3)
+    wide: Any = nn.Linear(3, 5)
+    narrow: Any = nn.Linear(5, 3)
     for linear in (wide, narrow):
         prepared(linear)
     assert [wide._takes(torch.ones(n, 3)) for n in (1, 2, 4, 5)] == [False, True, True, False]

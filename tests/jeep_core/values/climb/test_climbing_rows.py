@@ -111,7 +111,7 @@ def test_a_module_answers_by_another_forward_for_a_while() -> None:
         assert torch.equal(module(given), given + 1)
     assert torch.equal(module(given), own)
     assert "forward" not in vars(module)
-    module.forward = lambda x: x * 2  # type: ignore[method-assign]
+    module.forward = lambda x: x * 2  # type: ignore[method-assign, assignment]
     with pytest.raises(RuntimeError, match="stop"), answering(module, lambda x: x + 1):
         raise RuntimeError("stop")
     assert torch.equal(module(given), given * 2), "a fused part is put back"

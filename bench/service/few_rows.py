@@ -26,6 +26,7 @@ from jeep_core.evaluation.outcomes import said
 from jeep_core.models.fused.few_rows import FewRowsLinear
 from jeep_core.models.views import ModelView
 from jeep_core.spec.facts import Fact
+from jeep_core.spec.hparams import Contexts
 
 PROMPT, TOKENS = "The river is wide and", 12
 
@@ -44,7 +45,7 @@ def step_seconds(view: ModelView, rows: int) -> float:
 
 def answer_seconds(view: ModelView) -> float:
     """CPU seconds of a version's answers to a fact, a mean over some."""
-    contexts = "plain" if view.base.chat is None else "both"
+    contexts: Contexts = "plain" if view.base.chat is None else "both"
     facts = [Fact(subject, prompt, new) for subject, prompt, new in FACTS[:4]]
     began = time.process_time()
     for fact in facts:

@@ -35,7 +35,7 @@ other last bits."""
 
 @dataclass
 class Seen:
-    """What a new matrix of its MLP does not change in a block that was read.
+    """The parts of a block that was read that a new matrix of its MLP does not change.
 
     ``attention``: what its attention gave; ``inner`` (…, d_ff): what went into the MLP's projection
     at all tokens; ``key`` (r, d_ff): at the places that are read alone.
@@ -65,7 +65,8 @@ class Rows:
     def run(
         self, view: ModelView, first: int, last: int, cache: GivenPast, only: Places | None = None
     ) -> None:
-        """Run blocks ``first`` to ``last``, the MLP of the last one at the places ``only``.
+        """Run blocks ``first`` to ``last``, the MLP of the last one at n places ``only``: row and
+        column, both (n,).
 
         What was seen of block ``first`` is not computed again.
         """

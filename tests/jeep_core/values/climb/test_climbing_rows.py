@@ -65,6 +65,24 @@ def test_attention_of_a_block_runs_once_for_its_keys_and_its_new_matrix(model: L
     assert runs == {layer: 1 + layer + 1 + lead[layer] for layer in range(LAST + 1)}
 
 
+def test_with_a_new_matrix_the_first_one_of_an_mlp_does_not_run_again(gptj: LoadedModel) -> None:
+    """Of rows without a prefix, whose keys are known of all tokens."""
+    view, runs = ModelView(gptj), Counter[int]()
+    for layer in range(LAST + 1):
+
+        def count(module: Any, args: Any, output: Any, layer: int = layer) -> None:
+            runs[layer] += 1
+
+        first: Any = tiny.blocks(view.model)[layer].mlp.fc_in
+        first.register_forward_hook(count)
+    reader = RegionReader(view, [fact[:1] for fact in rows_of(gptj)], "prediction", LAST)
+    for layer in range(LAST + 1):
+        reader.read(layer)
+        write(view, layer)
+    reader.states()
+    assert runs == {layer: layer + 1 for layer in range(LAST + 1)}
+
+
 def test_mlps_run_at_tokens_and_not_at_padding(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

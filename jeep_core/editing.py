@@ -129,7 +129,7 @@ def edit(
         hypernetworks: folder of trained networks, beside the shipped ones.
         states: ``state`` of this editor's earlier results that ``model`` was made by, oldest first.
         batch_facts: facts optimised together at most; default: 32, on CUDA 256.
-        memory_bytes: bound on what value optimisation holds, and on the states that writing keeps.
+        memory_bytes: bound on what value optimisation holds, and on what writing keeps of rows.
         executor: does what is independent, such as ``Processes(2)``; default: this process.
         monitor: receives progress, may cancel between steps, may hold the computation up.
 

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from jeep_core.decoding.prompt_scores import ToScore, prompt_scores
 from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import choose
+from jeep_core.models.fused.few_rows import few_rows
 from jeep_core.models.masks import Attention
 from jeep_core.models.views import ModelView
 
@@ -220,8 +221,9 @@ class Batch:
         got: list[Row] = []
         finished: list[Row] = []
         if self._running:
-            hidden = self._forward()
-            self._take(self._running, hidden, got, finished)
+            with few_rows():
+                hidden = self._forward()
+                self._take(self._running, hidden, got, finished)
             self._leave([i for i, row in enumerate(self._running) if row.finished])
         for rows in self._joining():
             hidden = self._prefill(rows)

@@ -91,6 +91,11 @@ class Family:
         """The MLP of block ``layer``; it acts on every position alone."""
         return self.layers_of(model)[layer].get_submodule(self.mlp_out.rpartition(".")[0])
 
+    def attention_of(self, model: nn.Module, layer: int) -> nn.Module:
+        """The attention of block ``layer``."""
+        name = self.attention_out.rpartition(".")[0]
+        return self.layers_of(model)[layer].get_submodule(name)
+
     def projection_of(self, model: nn.Module, place: Place) -> nn.Module:
         """The output projection at ``place``, the MLP's or the attention's."""
         attention = isinstance(place, AttentionOut)

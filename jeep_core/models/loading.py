@@ -34,6 +34,7 @@ from jeep_core.models.families import (
     is_transposed,
     refuse_reader_of_images,
 )
+from jeep_core.models.fused.few_rows import prepared
 from jeep_core.models.library import Library
 from jeep_core.models.placement.device_map import Layout
 from jeep_core.models.placement.devices import balanced_on_gpus, layout_on, resolved
@@ -170,6 +171,7 @@ def load(
     refuse_non_finite(name_or_path, model)
     tokenizer, chat = load_tokenizer(folder, model.get_input_embeddings().num_embeddings)
     _run_once(folder, model, tokenizer)
+    prepared(model)
     return replace(wrap(name_or_path, model, tokenizer, chat), folder=folder)
 
 

@@ -147,6 +147,15 @@ class LeadingRows:
         """Keys and values (g, heads, 0, head_dim) of no tokens, of blocks through ``last``."""
         return no_past(view, len(self.lengths), last)
 
+    def blank(self, view: ModelView, last: int) -> Past:
+        """Keys and values (g, heads, c, head_dim), all 0, of blocks through ``last``."""
+        return no_past(view, len(self.lengths), last, self.width)
+
+    def real(self) -> torch.Tensor:
+        """Whether a place (g, c) is a token, not padding."""
+        lengths = torch.tensor(self.lengths, device=self.ids.device)
+        return self.positions < lengths[:, None]
+
 
 def leading_rows(view: ModelView, groups: Sequence[Sequence[PromptTokens]]) -> LeadingRows:
     """The tokens that the rows of each group share; a single row shares none with others."""
@@ -177,13 +186,13 @@ def leading_of(view: ModelView, groups: Sequence[Sequence[PromptTokens]], last: 
     return Leading(rows.lengths, cache.kept)
 
 
-def no_past(view: ModelView, rows: int, last: int) -> Past:
-    """Keys and values (rows, heads, 0, head_dim) of no token, of the blocks up to ``last``."""
+def no_past(view: ModelView, rows: int, last: int, tokens: int = 0) -> Past:
+    """Keys and values (rows, heads, tokens, head_dim), all 0, of the blocks up to ``last``."""
     config = view.base.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # (g, heads, 0, head_dim): heads of keys, which may be fewer than those of queries
-    empty = torch.zeros(rows, heads, 0, size, dtype=view.base.dtype)
+    # (g, heads, tokens, head_dim): heads of keys, which may be fewer than those of queries
+    empty = torch.zeros(rows, heads, tokens, size, dtype=view.base.dtype)
     there = {device: empty.to(device) for device in view.base.devices}
     devices = (view.base.device_of(layer) for layer in range(last + 1))
     return {layer: (there[device],) * 2 for layer, device in enumerate(devices)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -226,7 +226,7 @@ def mlp_only_at(
 ) -> Iterator[None]:
     """Run a block's MLP only at n places, ``row`` (n,) and ``place`` (n,); it gives 0 elsewhere.
 
-    For a block of whose output nothing else is read.
+    For a block of whose output nothing else is read, and for rows that are padded.
     """
     mlp = view.base.family.mlp_of(view.model, layer)
     shapes, at = list[torch.Size](), list[tuple[torch.Tensor, torch.Tensor]]()
@@ -239,10 +239,24 @@ def mlp_only_at(
 
     def spread(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         # (n, d) back to (r, t, d)
-        return output.new_zeros(shapes.pop()).index_put(at.pop(), output)
+        return output.new_zeros(shapes.pop()).index_put_(at.pop(), output)
 
     with hooked(mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)):
         yield
+
+
+@contextmanager
+def answering(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module answer by ``forward`` instead of its own; hooks on it act."""
+    # a fused part is an attribute of the module itself, any other forward one of its class
+    former = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if former is not None:
+            module.forward = former
 
 
 def block_output(output: Any) -> torch.Tensor:

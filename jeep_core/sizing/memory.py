@@ -167,10 +167,13 @@ def rows_kept(
 ) -> float:
     """The bytes that are kept of all rows of all facts until a region is written.
 
-    They are the states that enter the block that is read, within the bound on them, and masks.
+    They are, within the bound on them, the states that enter the block that is read, what its
+    attention gave and, of the rows without a prefix, its keys; and masks.
     """
     weight, tokens, rows = BYTES[settings.dtype], read_tokens(region, load), _rows(editing, load)
-    states = rows * tokens * arch.d * weight
+    plain = arch.d_ff / editing.rows
+    of_block = 0 if region.attention else arch.d + (plain if len(region.layers) > 1 else 0)
+    states = rows * tokens * (arch.d + of_block) * weight
     if settings.edit_bytes is not None:
         states = min(states, settings.edit_bytes)
     return states + rows * tokens * (load.prefix + tokens) * weight

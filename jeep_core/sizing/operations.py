@@ -107,14 +107,15 @@ def writing(arch: Architecture, editing: Editing, load: Workload, settings: Sett
         first, last = region.layers[0], region.layers[-1]
         # blocks that one row or another runs: up to the region once, then from layer to layer
         depth = float(editing.rows * first)
+        mlp = arch.mlp_weights / arch.block_weights
         for layer in region.layers:
-            depth += editing.rows - 1 + (last - layer + 1)  # keys; states of the plain row
-            depth += editing.rows if layer < last else 1  # on with the new matrix
-            if arch.family.norm_after_mlp:
-                depth += 1  # residuals back through the norm
+            depth += (last - layer + 1) - mlp  # states of the plain row; the last MLP at one place
+            depth += (editing.rows - 1) * (1 - mlp)  # attention, for keys
+            if layer < last:  # on with the new matrix: a new one of the MLP keeps the attention
+                again = (editing.rows - 1) * mlp + arch.d * arch.d_ff / arch.block_weights
+                depth += editing.rows if region.attention else again
         runs = forward(arch, together * tokens, depth, load.tokens)
-        leading = first + sum(last - layer + 1 for layer in region.layers)
-        runs += _leading(arch, editing, load, leading)
+        runs += _leading(arch, editing, load, last + 1)
         reads = depth / editing.rows * arch.block_parameters * weight
         key = arch.key_size(region.attention)
         per_matrix = _solve(key, together, load.earlier, arch.d, settings)

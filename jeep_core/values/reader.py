@@ -2,16 +2,17 @@
 
 A region is written block by block from below.  To read block l, blocks below l need not run again
 from the embedding: their matrices have not changed since block l - 1 was read, but for that of
-block l - 1 itself.  So the states that enter a block are kept for all rows, and each block that
-is left behind runs once more, with its new matrix.  The same operations on the same shapes as
-from the embedding give the same bits.  Where that would be too much memory, the states of some rows
-are not kept, and these run from the embedding each time.
+block l - 1 itself.  So the states that enter a block are kept for all rows, and of the block that
+was read what its new matrix does not change: its attention, and its keys where they were read of
+all tokens.  The same operations on the same shapes as from the embedding give the same bits.
+Where that would be too much memory, nothing of some rows is kept, and these run from the embedding
+each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ import torch
 from jeep_core.models.fused.twin import Twin
 from jeep_core.models.masks import Attention
 from jeep_core.models.post_mlp_norm import back_through_norm
-from jeep_core.models.token_rows import GivenPast, Leading, Past, leading_rows, stack_rows
-from jeep_core.models.views import ModelView, block_output, hooked, middle_part, mlp_only_at
+from jeep_core.models.token_rows import GivenPast, Leading, leading_rows, stack_rows
+from jeep_core.models.views import ModelView, block_output, hooked
 from jeep_core.spec.matrices import Place, layer_of
 from jeep_core.spec.positions import PromptTokens
+from jeep_core.values.climb.rows import Places, Rows, Seen, leaving, seeing, worth_it
 from jeep_core.values.defaults import READ_ROWS
 
 Position = Literal["subject_last", "prediction"]
@@ -32,32 +34,28 @@ FactRows = Sequence[Sequence[PromptTokens]]
 
 
 @dataclass
-class _Batch:
-    """r rows that run together, up to the place that is read.
+class _Batch(Rows):
+    """Rows up to the place that is read.
 
-    ``ids``, ``positions`` (r, t); ``group`` (r,) number of the row's prefix; ``at`` (r,) column
-    that is read; ``mask`` as the backbone takes it; ``twin`` runs them, if it is given; ``states``
-    (r, t, d) entering the block that the reader is at, None at the embedding and where they are not
-    kept (``climbs``).
+    ``group`` (r,) number of the row's prefix; ``at`` (r,) column that is read; ``with_states``:
+    whether states are read, too; ``twin`` runs them, if it is given; ``climbs``: whether anything
+    of them is kept.
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor
     group: torch.Tensor
     at: torch.Tensor
-    mask: Any
+    with_states: bool
     twin: Twin | None
-    states: torch.Tensor | None = None
     climbs: bool = True
 
 
 class RegionReader:
     """Reads one position of all rows in a view, layer by layer in ascending order.
 
-    Between two readings of a layer and a higher one, matrices of the former may be written, and
-    no others.  ``last``: the block whose states are read.  ``at_projection``: states are outputs
-    of its MLP's output projection.  Rows after prefixes are run by ``twin``, if it is given.
-    ``memory_bytes`` bounds the states that are kept, None: all are.
+    After a reading the matrix at its place may be written, and no other.  ``last``: the block whose
+    states are read.  ``at_projection``: states are outputs of its MLP's output projection.  Rows
+    after prefixes are run by ``twin``, if it is given.  ``memory_bytes`` bounds what is kept of the
+    rows, None: all is.
     """
 
     @torch.no_grad()
@@ -77,10 +75,14 @@ class RegionReader:
         self.layer = 0
         """The block that ``states`` enter."""
         groups = [[fact[j] for fact in rows] for j in range(len(rows[0]))]
-        self._lead = leading_rows(view, groups)
-        self._lead_states: torch.Tensor | None = None  # (g, c, d)
-        self._lead_past = Past()  # of all blocks so far
-        self._leading = self._run_leading(0)
+        self._lead = lead = leading_rows(view, groups)
+        self._lead_rows: Rows | None = None  # (g, c)
+        if lead.width:
+            mask = lead.mask(self.attention, view.base.dtype)
+            self._lead_rows = Rows(lead.ids, lead.positions, mask, worth_it(lead.real()))
+        # keys and values of all blocks so far; none of the others is looked at
+        self._leading = Leading(lead.lengths, lead.blank(view, last))
+        self._led = False
         cut = [
             # nothing right of the position that is read can reach it
             [replace(row, ids=row.ids[: getattr(row, position) + 1]) for row in group]
@@ -91,11 +93,12 @@ class RegionReader:
         self._others: list[_Batch] = []
         if len(groups) > 1:
             self._others, self._others_order = self._batches(cut, range(1, len(groups)), twin)
-        kept, token = 0, view.base.hidden_size * view.base.dtype.itemsize
-        for batch in (*self._plain, *self._others):
-            size = batch.ids.numel() * token
-            batch.climbs = memory_bytes is None or kept + size <= memory_bytes
-            kept += size if batch.climbs else 0
+        kept, d, d_ff = 0, view.base.hidden_size, view.base.mlp_size
+        for batches, token in ((self._plain, 2 * d + d_ff), (self._others, 2 * d)):
+            for batch in batches:  # states, what an attention gave, and keys of all tokens
+                size = batch.ids.numel() * token * view.base.dtype.itemsize
+                batch.climbs = memory_bytes is None or kept + size <= memory_bytes
+                kept += size if batch.climbs else 0
 
     # ------------------------------------------------------------ what is read
 
@@ -106,7 +109,7 @@ class RegionReader:
         Keys are on the device of their block, states on that of the model's ends.
         Keys are ½·(empty prefix) + ½·(mean of the others); states come from the empty prefix.
         """
-        self._climb_to(layer_of(place))
+        self._climb_to(place)
         plain, states = self._read(self._plain, self._plain_order, place, self.last)
         if not self._others:
             return plain, states
@@ -115,9 +118,8 @@ class RegionReader:
     @torch.no_grad()
     def by_row(self, place: Place) -> torch.Tensor:
         """Keys (m, prefixes, d_ff) at ``place``, float32, the empty prefix first."""
-        layer = layer_of(place)
-        self._climb_to(layer)
-        plain = self._read(self._plain, self._plain_order, place, layer)[0][:, None]
+        self._climb_to(place)
+        plain = self._read(self._plain, self._plain_order, place, layer_of(place))[0][:, None]
         if not self._others:
             return plain
         return torch.cat([plain, self._prefixed(place).transpose(0, 1)], dim=1)
@@ -139,7 +141,7 @@ class RegionReader:
         norm = family.norm_after(model, place)
         if norm is None:
             return residuals
-        self._climb_to(layer_of(place))
+        self._climb_to(place)
         keys = self._read(self._plain, self._plain_order, place, layer_of(place))[0]
         # (m, d): what the projection gives now, before the norm
         outputs = family.projection_of(model, place)(keys.to(self.view.base.dtype))
@@ -165,14 +167,25 @@ class RegionReader:
     def _read_batch(
         self, batch: _Batch, place: Place, until: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        layer, cut = layer_of(place), place == until  # the MLP runs at the places read alone
         r = torch.arange(len(batch.at), device=batch.at.device)
+        seen = batch.seen if batch.climbs and place == layer else Seen()
         taken: dict[str, torch.Tensor] = {}
 
         def take_key(module: Any, args: Any, output: Any) -> None:
             key = args[0]
-            cut = place == until  # the MLP runs at the places that count alone
-            # (r, d_ff); keys of all places are (r, t, d_ff) and one of each row is taken
-            taken["key"] = key if cut else _at(key.view(*batch.ids.shape, -1), r, batch.at)
+            if (
+                batch.with_states
+            ):  # it runs on through the projection, with this matrix and a new one
+                seen.key, seen.inner = (key, seen.inner) if cut else (seen.key, key)
+            if cut:
+                taken["key"] = key  # (r, d_ff)
+                return
+            # (r, t, d_ff), or those of the tokens alone (n, d_ff): one of each row is taken
+            if place == layer and batch.tokens is not None:
+                taken["key"] = key[_numbers(batch.tokens, batch.at).to(key.device)]
+            else:
+                taken["key"] = _at(key.view(*batch.ids.shape, -1), r, batch.at)
 
         def take_state(module: Any, args: Any, output: Any) -> None:
             hidden = block_output(output)
@@ -187,8 +200,8 @@ class RegionReader:
             family.projection_of(model, place).register_forward_hook(take_key),
             state_of.register_forward_hook(take_state),
         )
-        with mlp_only_at(view, until, r, batch.at), hooks:
-            self._run(batch, view, until)
+        with hooks, seeing(view, layer, seen):
+            self._run(batch, view, until, (r, batch.at))
         return taken["key"].float(), taken["state"].float().to(r.device)
 
     # ------------------------------------------------------------ how rows run
@@ -205,9 +218,12 @@ class RegionReader:
         # rows of like length share a batch, so that little is padded
         order = sorted(range(len(rows)), key=lambda i: own[i])
         parts = [order[n : n + READ_ROWS] for n in range(0, len(order), READ_ROWS)]
-        return [self._batch([rows[i] for i in part], twin) for part in parts], order
+        plain = chosen[0] == 0
+        return [self._batch([rows[i] for i in part], twin, plain) for part in parts], order
 
-    def _batch(self, rows: Sequence[tuple[PromptTokens, int]], twin: Twin | None) -> _Batch:
+    def _batch(
+        self, rows: Sequence[tuple[PromptTokens, int]], twin: Twin | None, plain: bool
+    ) -> _Batch:
         base = self.view.base
         skip = [self._lead.lengths[group] for _, group in rows]
         batch = stack_rows([row for row, _ in rows], base.device, skip)
@@ -215,76 +231,63 @@ class RegionReader:
         positions = batch.positions(base.max_positions)
         leading = self._leading.positions(group)
         mask = self.attention.mask(leading, positions, base.dtype)
-        at = batch.lengths - batch.skip - 1
-        return _Batch(batch.ids, positions, group, at, mask, twin)
+        own = batch.lengths - batch.skip
+        # (r, t)
+        real = torch.arange(positions.shape[1], device=base.device) < own[:, None]
+        return _Batch(batch.ids, positions, mask, worth_it(real), group, own - 1, plain, twin)
 
     def _view_of(self, batch: _Batch) -> ModelView:
         """The view that runs a batch."""
         return self.view if batch.twin is None else batch.twin.now()
 
-    def _run(self, batch: _Batch, view: ModelView, until: int) -> None:
+    def _run(self, batch: _Batch, view: ModelView, until: int, only: Places | None = None) -> None:
         """Run a batch through block ``until``, from the one that the reader is at if it climbs."""
         first = self.layer if batch.climbs else 0
         past = self._leading.past_of(batch.group, range(first, until + 1))
         with nullcontext() if batch.twin is None else batch.twin.products():
-            middle_part(view, first, until)(
-                **_entering(batch.ids, batch.states),
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                cache=GivenPast(past),
-                use_cache=False,
-            )
+            batch.run(view, first, until, GivenPast(past), only)
 
-    @contextmanager
-    def _kept(self, view: ModelView, layer: int, into: list[torch.Tensor]) -> Iterator[None]:
-        """Keep the states that leave block ``layer``."""
+    def _climb_to(self, place: Place) -> None:
+        """Bring what is kept to where it enters the block of ``place``."""
+        layer = layer_of(place)
+        if not self._led or layer != self.layer:
+            if self._lead_rows is not None:
+                self._lead_to(self._lead_rows, layer)
+            self._led = True
+            for batch in (*self._plain, *self._others):
+                if batch.climbs and layer != self.layer:
+                    self._climb(batch, layer)
+            self.layer = layer
+        if place != layer:  # a new matrix of the attention changes all that was seen of its block
+            for rows in (self._lead_rows, *self._plain, *self._others):
+                if rows is not None:
+                    rows.forget()
 
-        def keep(module: Any, args: Any, output: Any) -> None:
-            into.append(block_output(output))
+    def _climb(self, batch: _Batch, layer: int) -> None:
+        left, view = list[torch.Tensor](), self._view_of(batch)
+        with leaving(view, layer - 1, left):
+            self._run(batch, view, layer - 1)
+        [batch.states] = left
+        batch.forget()
 
-        block = view.base.family.layers_of(view.model)[layer]
-        with hooked(block.register_forward_hook(keep)):
-            yield
+    def _lead_to(self, rows: Rows, layer: int) -> None:
+        """Keys and values of the leading tokens in the blocks that are read from ``layer`` on.
 
-    def _climb_to(self, layer: int) -> None:
-        """Bring the states that are kept to where they enter block ``layer``."""
-        if layer == self.layer:
-            return
-        self._leading = self._run_leading(layer)
-        for batch in (*self._plain, *self._others):
-            if not batch.climbs:
-                continue
-            left: list[torch.Tensor] = []
-            view = self._view_of(batch)
-            with self._kept(view, layer - 1, left):
-                self._run(batch, view, layer - 1)
-            [batch.states] = left
-        self.layer = layer
-
-    def _run_leading(self, layer: int) -> Leading:
-        """Keys and values of the leading tokens in all blocks through ``last``.
-
-        Those in blocks below the one that the reader is at are as they were.  The states (g, c, d)
-        that enter block ``layer`` are kept.
+        Those in blocks below the one that the reader is at are as they were.
         """
-        lead = self._lead
-        nothing = lead.nothing(self.view, self.last)
-        if not lead.width:
-            return Leading(lead.lengths, nothing)
-        cache, left = GivenPast(nothing, keep=True), list[torch.Tensor]()
+        # states of higher blocks are read of rows without a prefix, which share few tokens or none
+        until = self.last if self._lead.lengths[0] else layer
+        left, seen = list[torch.Tensor](), Seen()
+        nowhere = torch.empty(0, dtype=torch.long, device=rows.ids.device)
+        cache = GivenPast(self._lead.nothing(self.view, self.last), keep=True)
         moves = layer != self.layer
-        with self._kept(self.view, layer - 1, left) if moves else nullcontext():
-            middle_part(self.view, self.layer, self.last)(
-                **_entering(lead.ids, self._lead_states),
-                attention_mask=lead.mask(self.attention, self.view.base.dtype),
-                position_ids=lead.positions,
-                cache=cache,
-                use_cache=False,
-            )
+        keeping = leaving(self.view, layer - 1, left) if moves else nullcontext()
+        with keeping, seeing(self.view, layer, seen):
+            rows.run(self.view, self.layer, until, cache, (nowhere, nowhere))
         if moves:
-            [self._lead_states] = left
-        self._lead_past |= cache.kept
-        return Leading(lead.lengths, self._lead_past)
+            [rows.states] = left
+        rows.seen = seen
+        self._leading.past.update(cache.kept)
 
 
 def _at(states: torch.Tensor, row: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
@@ -297,6 +300,7 @@ def _in_order(rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return rows[order.to(rows.device)]
 
 
-def _entering(ids: torch.Tensor, states: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """The arguments of a backbone: ids (r, t) at the embedding, else states (r, t, d)."""
-    return {"input_ids": ids} if states is None else {"inputs_embeds": states}
+def _numbers(tokens: Places, at: torch.Tensor) -> torch.Tensor:
+    """Of n tokens the numbers (r,) of those at columns ``at`` (r,), one of each row."""
+    row, column = tokens
+    return (column == at[row]).nonzero().flatten()

@@ -50,6 +50,6 @@ class EditingFields(BaseSettings):
     )
     edit_memory_mb: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Bound on what value optimisation holds, and the states that writing keeps; "
+        description="Bound on what value optimisation holds, and on what writing keeps of rows; "
         "default: none.",
     )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from jeep_core.evaluation.units import NotAsked, Told, asked_apart
 from jeep_core.models.giving_way import giving_way
 from jeep_core.spec.facts import normalise
+from service.contracts.schemas.base import MetricProtocol
 from service.contracts.schemas.edits import FactRecord
 from service.contracts.schemas.effects.checks import (
     ANSWERS_FILE,
@@ -26,7 +27,6 @@ from service.contracts.schemas.effects.checks import (
     UnaskedFact,
     as_sent,
 )
-from service.contracts.schemas.evaluation import MetricProtocol
 from service.store.index.line import Line
 from service.worker.editing.asking import Edited
 from service.worker.editing.earlier import Sample, sample

@@ -9,10 +9,9 @@ from pydantic import BaseModel, Field
 
 from jeep_core.spec.hparams import Contexts
 from service.contracts.jobs import JobError, JobStatus, Progress
-from service.contracts.schemas.base import Request
+from service.contracts.schemas.base import MetricProtocol, Request
 from service.contracts.schemas.edits import FactRecord
 from service.contracts.schemas.effects.earlier import SomeOrAll
-from service.contracts.schemas.evaluation import MetricProtocol
 from service.contracts.schemas.versions import FactEntry
 
 ANSWERS_FILE, MISSING_FILE = "answers.jsonl", "missing.jsonl"

@@ -213,10 +213,10 @@ def _without_facts(state: ApiState, body: CheckRequest, version: str) -> list[di
         if next(about, None) is None:
             message = f"{version} has no fact about {body.subject[:LONGEST_NAME]!r}: {has}"
             found.append(field_error("/subject", "not_applied", message))
-    if body.edit_id is not None:
-        if listing.applied_in(state.store, body.edit_id, version) is None:
-            message = f"{version} has no batch {body.edit_id[:LONGEST_NAME]!r}: {has}"
-            found.append(field_error("/edit_id", "not_applied", message))
+    edit_id = body.edit_id
+    if edit_id is not None and listing.applied_in(state.store, edit_id, version) is None:
+        message = f"{version} has no batch {edit_id[:LONGEST_NAME]!r}: {has}"
+        found.append(field_error("/edit_id", "not_applied", message))
     return found
 
 

@@ -33,9 +33,9 @@ class Asked:
     check_id: str | None = None
 
 
-Answers = Mapping[str, Mapping[tuple[str, int], tuple[bool, str]]]
-"""The findings of checks: by the version that was asked, and by version and index of a fact,
-whether that holds, and the job that has asked it last."""
+Answers = Callable[[str], Mapping[tuple[str, int], tuple[bool, str]]]
+"""The findings of checks of a version that was asked: by version and index of a fact, whether that
+holds, and the job that has asked it last."""
 
 
 def check_id_of(job_id: str) -> str | None:
@@ -61,7 +61,7 @@ def facts_of(
     asked: dict[tuple[str, int], Asked] = {}
     for version in reversed(line):
         edit_id = str(version.edit_id)
-        for fact_at, one in _asked_by(version, answers or {}).items():
+        for fact_at, one in _asked_by(version, answers).items():
             asked.setdefault(fact_at, one)  # unless a later version was asked it
         facts = _about(version, wanted)
         for position, fact in facts:
@@ -134,7 +134,7 @@ def checks_of(
         if one.id == version and one.result is not None:
             own = [outcome for outcome in one.result.facts if outcome.index == index]
             found += [Asked(one.id, outcome.success) for outcome in own]
-        last = _asked_by(one, answers or {}).get((version, index))
+        last = _asked_by(one, answers).get((version, index))
         found += [] if last is None else [last]
     return found
 
@@ -144,7 +144,7 @@ def _index(version: Manifest, position: int) -> int:
     return version.result.facts[position].index if version.result else position
 
 
-def _asked_by(version: Manifest, answers: Answers) -> dict[tuple[str, int], Asked]:
+def _asked_by(version: Manifest, answers: Answers | None) -> dict[tuple[str, int], Asked]:
     """The facts that a version was asked, last by checks or else by its edit."""
     found: dict[tuple[str, int], Asked] = {}
     earlier = version.result.earlier if version.result else None
@@ -153,7 +153,8 @@ def _asked_by(version: Manifest, answers: Answers) -> dict[tuple[str, int], Aske
             for where, indices in some.items():
                 for index in indices:
                     found.setdefault((where, index), Asked(version.id, holds))
-    for fact, (holds, job_id) in answers.get(version.id, {}).items():
+    checked = {} if answers is None else answers(version.id)
+    for fact, (holds, job_id) in checked.items():
         found[fact] = Asked(version.id, holds, check_id_of(job_id))
     return found
 

@@ -130,7 +130,7 @@ class Store:
         self.journal = Journal(root, timedelta(hours=idempotency_hours), JobIndex(root, database))
         self.drafts = Drafts(root)
         self.reports = Reports(root)
-        self.checks = Checks(self.catalogue, self.journal, self.reports)
+        self.checks = Checks(self.catalogue, self.journal, self.reports, self.errors)
         self.exports = Exports(root)
         self.suites = Suites(root)
         self.keys = ApiKeys(root)

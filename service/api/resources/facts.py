@@ -37,6 +37,8 @@ router = APIRouter(tags=["facts"])
 CHECKS = JobResource[CheckPayload, CheckResult](JobKind.CHECK)
 
 LONGEST_SEARCH = 200
+LONGEST_NAME = 80
+"""Of a subject or an id that an error repeats."""
 NUMBER = r"(0|[1-9]\d{0,17})"
 
 
@@ -192,14 +194,30 @@ def _journaled(state: ApiState, body: CheckRequest, key: str | None) -> tuple[Jo
             version = state.store.names.resolve(body.version)
         except UnknownVersion as error:
             raise invalid([field_error("/version", "unknown_version", str(error))]) from None
-        if body.edit_id and listing.applied_in(state.store, body.edit_id, version) is None:
-            message = f"{version} has no batch {body.edit_id}"
-            raise invalid([field_error("/edit_id", "not_applied", message)])
+        if errors := _without_facts(state, body, version):
+            raise invalid(errors)
         return CheckPayload(
             check_id=CHECKS.id_of(job_id), **body.model_dump(exclude={"version"}), version=version
         )
 
     return CHECKS.journaled(state, payload, key, {"check": body.model_dump(mode="json")})
+
+
+def _without_facts(state: ApiState, body: CheckRequest, version: str) -> list[dict[str, str]]:
+    """The subject and the batch that a request names and its version has nothing of: a check of no
+    facts would say that all of them hold.
+    """
+    found, has = [], f"GET /facts?version={version} shows what it has"
+    if body.subject is not None:
+        about = listing.facts(state.store, version, subject=body.subject)
+        if next(about, None) is None:
+            message = f"{version} has no fact about {body.subject[:LONGEST_NAME]!r}: {has}"
+            found.append(field_error("/subject", "not_applied", message))
+    edit_id = body.edit_id
+    if edit_id is not None and listing.applied_in(state.store, edit_id, version) is None:
+        message = f"{version} has no batch {edit_id[:LONGEST_NAME]!r}: {has}"
+        found.append(field_error("/edit_id", "not_applied", message))
+    return found
 
 
 def _summary(job: Job) -> CheckSummary:

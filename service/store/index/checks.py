@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 from pydantic import ValidationError
 
 from service.contracts.jobs import TERMINAL, Job, JobKind, JobStatus
 from service.contracts.schemas.effects.checks import ANSWERS_FILE, CheckAnswers, CheckPayload
-from service.store.errors import CorruptFile
+from service.store.errors import CorruptFile, ErrorLog
 from service.store.files import OF_ONE_FILE
 from service.store.history import Answers
 from service.store.index.catalogue import Catalogue
 from service.store.index.rows import AskedRow, add_answers
 from service.store.journal import Journal
 from service.store.reports import Reports
-
-log = logging.getLogger(__name__)
 
 
 class Checks:
@@ -27,8 +23,11 @@ class Checks:
     check's report.  The index has them from the first time that facts are listed after its end.
     """
 
-    def __init__(self, catalogue: Catalogue, journal: Journal, reports: Reports) -> None:
+    def __init__(
+        self, catalogue: Catalogue, journal: Journal, reports: Reports, errors: ErrorLog
+    ) -> None:
         self._catalogue, self._journal, self._reports = catalogue, journal, reports
+        self._errors = errors
 
     def catch_up(self) -> None:
         """Add the answers of checks that have ended since the last call to the index.
@@ -71,13 +70,24 @@ class Checks:
                 connection.execute("INSERT OR IGNORE INTO checked VALUES (?, ?)", (job.id, number))
 
     def answers(self) -> Answers:
-        """The findings of all checks, from the files alone."""
-        found: dict[str, dict[tuple[str, int], tuple[bool, str]]] = {}
+        """The findings of all checks, from the files alone.
+
+        The reports of a version are read when it is asked for, as those of all together may be
+        larger than memory.
+        """
+        jobs: dict[str, list[Job]] = {}
         for job in self._journal.all({JobStatus.SUCCEEDED}, JobKind.CHECK):  # the newest first
-            for number, index, by, holds in self.rows(job) or ():
-                version = found.setdefault(f"v{by}", {})
-                version.setdefault((f"v{number}", index), (holds, job.id))
-        return found
+            short = job.model_copy(update={"result": None})
+            jobs.setdefault(f"v{_asked(job)}", []).append(short)
+
+        def of_version(version: str) -> dict[tuple[str, int], tuple[bool, str]]:
+            found: dict[tuple[str, int], tuple[bool, str]] = {}
+            for job in jobs.get(version, ()):
+                for number, index, _, holds in self.rows(job) or ():
+                    found.setdefault((f"v{number}", index), (holds, job.id))
+            return found
+
+        return of_version
 
     def rows(self, job: Job) -> list[AskedRow] | None:
         """The answers of a check that has ended; None if they cannot be read."""
@@ -88,7 +98,7 @@ class Checks:
         except (CorruptFile, ValidationError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in OF_ONE_FILE:
                 raise
-            log.error("what %s has found is not shown: %s", job.id, error)
+            self._errors.once(f"what {job.id} has found is not shown: {error}")
             return None
         return [
             (int(one.version[1:]), index, by, holds)

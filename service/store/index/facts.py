@@ -192,9 +192,23 @@ class FactsOf:
             return None
         return Taught(f"v{version}", position, row.question)
 
+    def of_version(self, version: str) -> Iterator[Taught]:
+        """Those that a version of the line taught and that are live, in their order."""
+        with self._catalogue.database.reading() as connection:
+            query = f"{_FACT} f.number = ? ORDER BY f.position"
+            rows = _checked_rows(connection.execute(query, (int(version[1:]),)))
+        yield from self._live(rows)
+
+    def about(self, subject: str) -> Iterator[Taught]:
+        """The live facts about a subject, the newest batch first."""
+        yield from self._live(_rows(self._catalogue, self._spans, subject, None, None))
+
     def newest(self) -> Iterator[Taught]:
         """Those of the facts that are live, the newest batch first."""
-        for row in _rows(self._catalogue, self._spans, None, None, None):
+        yield from self._live(_rows(self._catalogue, self._spans, None, None, None))
+
+    def _live(self, rows: Iterable[_Row]) -> Iterator[Taught]:
+        for row in rows:
             if _later(self._catalogue, self._spans, row) is None:
                 yield Taught(f"v{row.number}", row.position, row.question)
 

@@ -106,9 +106,10 @@ class JobIndex:
         with self._lock:
             if self._complete == self._database.generation and self._database.is_open:
                 return
-            there = {path.stem for path in listed(self._folder, "*.json")}
             with self._database.reading() as connection:
                 known = {job_id for (job_id,) in connection.execute("SELECT id FROM job")}
+            # afterwards, as another process may add a job meanwhile: its record is there first
+            there = {path.stem for path in listed(self._folder, "*.json")}
             missing = sorted(there - known)
             rows = [
                 (job.id, job.kind.value, job.status.value if job.status in TERMINAL else None)

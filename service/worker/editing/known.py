@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
-from jeep_core.spec.facts import question_key
+from jeep_core.spec.facts import normalise, question_key
 from service.contracts.schemas import Manifest
 from service.store.index.database import NoIndex
-from service.store.index.facts import FactsOf
+from service.store.index.facts import FactsOf, Taught
 from service.store.index.line import Line
 from service.worker.editing.asking import Edited, contexts_in, live_facts
 from service.worker.versions.views import fact_of
@@ -33,6 +34,14 @@ class Known(Protocol):
 
     def every(self) -> list[Edited]:
         """Every live fact, in order."""
+        ...
+
+    def of_version(self, version: str) -> list[Edited]:
+        """The live facts that a version of the line taught, in order."""
+        ...
+
+    def about(self, subject: str) -> list[Edited]:
+        """The live facts about a subject, in order; compared as lists of facts compare it."""
         ...
 
 
@@ -82,6 +91,15 @@ class Read:
         """Every live fact, in order."""
         return live_facts(self._line, self._n_layers)
 
+    def of_version(self, version: str) -> list[Edited]:
+        """The live facts that a version of the line taught, in order."""
+        return [one for one in self.every() if one.version == version]
+
+    def about(self, subject: str) -> list[Edited]:
+        """The live facts about a subject, in order; compared as lists of facts compare it."""
+        wanted = normalise(subject)
+        return [one for one in self.every() if normalise(one.fact.subject) == wanted]
+
 
 class _Indexed:
     """The facts of a line whose versions are in the index, with those of the drafts on top."""
@@ -114,19 +132,29 @@ class _Indexed:
 
     def every(self) -> list[Edited]:
         """Every live fact, in order."""
-        found: list[tuple[Manifest, int]] = []
-        for one in self._stored.newest():
-            found.append((self._line.read(one.version), one.position))
-            if len(found) == self._live:
-                break
-        # the newest batch came first, each in its own order
+        newest = islice(self._stored.newest(), self._live)  # the rest are edited again
+        return [*self._in_order(newest), *self._drafts.every()]
+
+    def of_version(self, version: str) -> list[Edited]:
+        """The live facts that a version of the line taught, in order."""
+        if any(draft.id == version for draft in self._line.drafts):
+            return self._drafts.of_version(version)
+        return self._in_order(self._stored.of_version(version))
+
+    def about(self, subject: str) -> list[Edited]:
+        """The live facts about a subject, in order; compared as lists of facts compare it."""
+        return [*self._in_order(self._stored.about(subject)), *self._drafts.about(subject)]
+
+    def _in_order(self, newest: Iterable[Taught]) -> list[Edited]:
+        """Stored facts that no draft edits again; the newest batch came first, each in its own
+        order.
+        """
         by_version: dict[str, list[Edited]] = {}
-        for manifest, position in found:
-            one_fact = edited(manifest, position, self._n_layers)
-            if not self._drafts.knows(one_fact.fact.key):
-                by_version.setdefault(manifest.id, []).append(one_fact)
-        stored = [one for some in reversed(by_version.values()) for one in some]
-        return [*stored, *self._drafts.every()]
+        for taught in newest:
+            one = edited(self._line.read(taught.version), taught.position, self._n_layers)
+            if not self._drafts.knows(one.fact.key):
+                by_version.setdefault(one.version, []).append(one)
+        return [one for some in reversed(by_version.values()) for one in some]
 
 
 def edited(manifest: Manifest, position: int, n_layers: int) -> Edited:

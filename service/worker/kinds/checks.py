@@ -27,10 +27,12 @@ from service.contracts.schemas.effects.checks import (
     UnaskedFact,
     as_sent,
 )
+from service.store.index import listing
+from service.store.index.database import NoIndex
 from service.store.index.line import Line
 from service.worker.editing.asking import Edited
 from service.worker.editing.earlier import Sample, sample
-from service.worker.editing.known import known_facts
+from service.worker.editing.known import Known, Read, known_facts
 from service.worker.lanes.read_lane import Task
 from service.worker.partial_results import Records, of_layout, write_lines
 
@@ -82,18 +84,26 @@ def _chosen(task: Task, payload: CheckPayload) -> Sample:
     line, n_layers = Line(task.store, payload.version), task.base.n_layers
     if payload.subject is None and payload.edit_id is None:
         return sample(line, [], n_layers, payload.facts, payload.seed)
-    every = known_facts(line, n_layers).every()
-    if payload.subject is not None:
-        wanted = normalise(payload.subject)
-        every = [one for one in every if normalise(one.fact.subject) == wanted]
-    if payload.edit_id is not None:
-        versions = {one.version for one in every}
-        taught = {one for one in versions if line.read(one).edit_id == payload.edit_id}
-        every = [one for one in every if one.version in taught]
+    try:
+        every = _named(known_facts(line, n_layers), task, payload)
+    except NoIndex:  # it was found damaged on the way
+        every = _named(Read(list(line), n_layers), task, payload)
     if payload.facts == "all" or payload.facts >= len(every):
         return Sample(len(every), every)
     places = random.Random(payload.seed).sample(range(len(every)), payload.facts)
     return Sample(len(every), [every[place] for place in sorted(places)])
+
+
+def _named(known: Known, task: Task, payload: CheckPayload) -> list[Edited]:
+    """The live facts of the subject and the batch that are named."""
+    if payload.edit_id is None:
+        return known.about(str(payload.subject))
+    holder = listing.applied_in(task.store, payload.edit_id, payload.version)
+    found = known.of_version(holder) if holder else []
+    if payload.subject is None:
+        return found
+    wanted = normalise(payload.subject)
+    return [one for one in found if normalise(one.fact.subject) == wanted]
 
 
 def _replies(task: Task, version: str, facts: Sequence[Edited]) -> list[Reply]:

@@ -93,7 +93,8 @@ def check_table(answer: Check) -> RenderableType:
         parts.append(table)
         if len(result.missing_facts) < result.missing:
             rest = result.missing - len(result.missing_facts)
-            parts.append(Text(f"and {rest:,} more: jeep versions facts --missing lists them"))
+            lists = f"jeep versions facts --missing --version {result.version}"
+            parts.append(Text(f"and {rest:,} more: {lists} lists them"))
         in_chats = any(one.contexts != "plain" for one in result.missing_facts)
         how = "jeep edit FILE" + (" --contexts both" if in_chats else "")
         written = f"jeep versions check --show {answer.id} --missing FILE"

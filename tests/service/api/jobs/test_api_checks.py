@@ -132,7 +132,10 @@ class TestOneThatHasEnded:
         ({"facts": "some"}, "/facts"),
         ({"seed": -1}, "/seed"),
         ({"subject": ""}, "/subject"),
+        ({"subject": " "}, "/subject"),
+        ({"subject": "Nobody"}, "/subject"),
         ({"edit_id": "edit_9"}, "/edit_id"),
+        ({"edit_id": ""}, "/edit_id"),
         ({"holds": True}, "/holds"),
     ],
 )
@@ -142,6 +145,22 @@ def test_a_wrong_request_is_refused_by_its_field(
     answer = refusing.post("/checks", json=body)
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+def test_a_subject_and_a_batch_without_facts_are_named(refusing: httpx.Client) -> None:
+    answer = refusing.post("/checks", json={"subject": "Nobody", "edit_id": "edit_9"})
+    shows = "GET /facts?version=v0 shows what it has"
+    assert [(one["code"], one["message"]) for one in answer.json()["errors"]] == [
+        ("not_applied", f"v0 has no fact about 'Nobody': {shows}"),
+        ("not_applied", f"v0 has no batch 'edit_9': {shows}"),
+    ]
+
+
+def test_one_subject_is_asked_however_it_is_written(
+    http: httpx.Client, model: Store, edited: str
+) -> None:
+    answer = http.post("/checks", json={"subject": " Lyon "})
+    assert answer.status_code == 202, answer.text
 
 
 @pytest.mark.parametrize("path", ["/checks/check_01J", "/checks/check_01J/missing"])
@@ -231,7 +250,7 @@ class TestCommand:
             "1 hold, 2 do not, 1 could not be asked" in text
         )
         assert "Lyon is in Italy France v1" in text
-        assert "and 1 more: jeep versions facts --missing lists them" in text
+        assert "and 1 more: jeep versions facts --missing --version v1 lists them" in text
         assert "jeep versions check --show check_1 --missing FILE, then jeep edit FILE" in text
         assert "Nice is in Peru not finite" in text
         whole = a_check(asked=9, held=9, missing=0, unasked=0, missing_facts=[], unasked_facts=[])

@@ -159,6 +159,32 @@ def test_a_restored_store_has_the_answers(store: Store, tmp_path: Path) -> None:
     assert verify(copy).findings == []
 
 
+def test_without_an_index_reports_are_read_when_their_version_is_asked_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {one: add_check(store, one, {}, {"v1": [0]}).id for one in ("v1", "v2", "v3")}
+    read, path = list[str](), store.reports.path
+
+    def noted(job_id: str, name: str) -> Path:
+        read.append(job_id)
+        return path(job_id, name)
+
+    monkeypatch.setattr(store.reports, "path", noted)
+    told = store.checks.answers()
+    assert read == []
+    assert told("v2") == {("v1", 0): (False, made["v2"])}
+    assert read == [made["v2"]]
+
+
+def test_a_damaged_report_is_logged_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    job = add_check(store, "v1", {}, {"v1": [0]})
+    (store.root / "reports" / job.id / ANSWERS_FILE).write_bytes(b"")
+    for _ in range(3):
+        shown(store, "v1")
+    [said] = [one for one in caplog.messages if job.id in one]
+    assert "is not shown" in said
+
+
 def test_of_a_damaged_report_nothing_is_shown_until_it_is_whole(store: Store, way: str) -> None:
     before = shown(store, "v1")
     job = add_check(store, "v1", {}, {"v1": [0]})

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.builders import ended
 
 from service.contracts.jobs import Job, JobKind, JobStatus
 from service.store import Store
+from service.store.index import jobs
 
 KINDS = (JobKind.EDIT, JobKind.EVALUATION, JobKind.PROBE)
 QUERIES: list[dict[str, object]] = [
@@ -33,11 +35,11 @@ def filled(store: Store, make_job: Callable[..., Job]) -> Store:
 def by_records(store: Store, **query: object) -> list[str]:
     """Without an index."""
     names = sorted((path.stem for path in (store.root / "jobs").glob("*.json")), reverse=True)
-    jobs = [store.journal.read(name) for name in names]
+    records = [store.journal.read(name) for name in names]
     statuses, kind = query.get("statuses"), query.get("kind")
     return [
         job.id
-        for job in jobs
+        for job in records
         if (statuses is None or job.status in statuses)  # type: ignore[operator]
         and (kind is None or job.kind is kind)
     ]
@@ -97,6 +99,23 @@ def test_a_job_that_came_while_another_process_wrote_is_found(
         other.journal.add(job)
     agrees(other)
     assert job.id in [one.id for one in other.journal.all()]
+
+
+def test_a_job_that_came_while_a_process_began_stays_listed(
+    filled: Store, make_job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agrees(filled)
+    job, look = make_job(kind=JobKind.PROBE), jobs.listed
+
+    def looked(*given: Any) -> Any:
+        found = look(*given)
+        filled.journal.add(job)
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(jobs, "listed", looked)
+        list(Store.open(filled.root).journal.all())
+    agrees(filled)
 
 
 def test_without_an_index_the_folder_is_read(

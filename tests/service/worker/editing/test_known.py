@@ -48,6 +48,9 @@ def same(one: Known, other: Known) -> None:
     for subject in (*SUBJECTS, "nobody"):
         key = question_key(subject, "{} is in")
         assert one.knows(key) == other.knows(key)
+        assert one.about(f" {subject} ") == other.about(f" {subject} ")
+    for version in {fact.version for fact in other.every()}:
+        assert one.of_version(version) == other.of_version(version) != []
 
 
 def test_the_index_says_what_the_records_say(grown: Store) -> None:
@@ -104,3 +107,28 @@ def test_a_draw_reads_the_versions_that_it_draws(tmp_path: Path) -> None:
     fresh.versions.parsed = counted  # type: ignore[method-assign]
     sample(Line(fresh, line.version), [], LAYERS, 2)
     assert len(read) <= 4
+
+
+def test_facts_of_one_batch_or_subject_are_found_without_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(tmp_path / "store")
+    store.create_base("weights")
+    grow(store, random.Random(3), 40)
+    line = Line(store, store.head.read().version)
+    known = known_facts(line, LAYERS)
+    oldest = known.every()[0]
+    read: list[str] = []
+    whole = store.versions.read
+
+    def noted(version: str) -> Manifest:
+        read.append(version)
+        return whole(version)
+
+    monkeypatch.setattr(store.versions, "read", noted)
+    assert oldest in known.of_version(oldest.version)
+    assert {*read} == {oldest.version}
+    read.clear()
+    about = known.about(oldest.fact.subject)
+    assert oldest in about
+    assert {*read} == {one.version for one in about}

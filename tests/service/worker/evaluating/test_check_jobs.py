@@ -30,6 +30,7 @@ from service.contracts.schemas.effects.checks import (
 from service.settings import Settings
 from service.store import Store
 from service.store.index import listing
+from service.store.index.database import NoIndex
 from service.worker.editing.asking import live_facts, told_by
 from service.worker.kinds import checks
 from service.worker.lanes.read_lane import ReadControl, Task
@@ -205,6 +206,21 @@ def test_live_facts_of_a_subject_or_a_batch_alone(
         assert shown[0] in ("Oslo", "Rome", "Bern", "Kiev")
     else:
         assert shown == subjects
+
+
+@pytest.mark.parametrize("asked", [{"subject": "Lyon"}, {"edit_id": "edit_2"}])
+def test_an_index_that_is_found_damaged_on_the_way_hinders_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    def broken(*_: object) -> None:
+        raise NoIndex("a row is damaged")
+
+    bench.edit(*FACTS)
+    bench.edit(FACT)
+    played(monkeypatch)
+    monkeypatch.setattr("service.store.index.facts._later", broken)
+    found = bench.ended(version="v2", **asked)
+    assert [one.prompt for one in found.missing_facts] == ["Lyon lies in"]
 
 
 def test_a_version_without_facts_holds_all_of_none(bench: Bench) -> None:

@@ -41,6 +41,8 @@ costs about as much as a token, and hundreds wait.
 """
 ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
+FAREWELL_S = 2.0
+"""Longest wait of an api that ends for a server that hangs: its own end is waited for, too."""
 STALL_S = 30.0
 STOPPING = "stopping"
 ELSEWHERE = (
@@ -96,8 +98,11 @@ class Asking:
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Wait until every worker has been told that nobody waits for it."""
-        await asyncio.gather(*self._farewells)
+        """Wait until every worker has been told that nobody waits for it, or for `FAREWELL_S`."""
+        if self._farewells:
+            _, left = await asyncio.wait(self._farewells, timeout=FAREWELL_S)
+            for one in left:
+                one.cancel()
 
     async def workers(self) -> list[wire.WorkerBeat]:
         """The last heartbeats of the workers that live, the writer's first."""

@@ -100,6 +100,29 @@ async def test_none_of_them_waits_for_the_questions_of_all_to_a_server_that_hang
     assert asked < 3
 
 
+async def test_an_api_ends_though_nobody_can_be_told_that_it_waits_no_longer(
+    hasty: AsyncQueue, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, one = hasty._asking, Played(client, "one")
+    waiting = asyncio.ensure_future(answer(hasty, asked_for()))
+    told, answers = asyncio.Event(), asyncio.Event()
+
+    async def hanging(request_id: str) -> None:
+        told.set()
+        await answers.wait()
+
+    monkeypatch.setattr(asking, "abandon", hanging)
+    monkeypatch.setattr("service.queue.asking.FAREWELL_S", 0.05)
+    await one.takes()
+    waiting.cancel()
+    await told.wait()
+    try:
+        async with asyncio.timeout(5):
+            await asking.close()
+    finally:
+        answers.set()
+
+
 async def test_workers_that_come_and_go_are_heard(api: AsyncQueue, client: Redis) -> None:
     def names(found: Sequence[WorkerBeat]) -> set[str]:
         return {one.instance for one in found}

@@ -150,8 +150,9 @@ class WorkerBeat(BaseModel):
     has followed head to, ``load`` the number of requests that it holds, ``job`` the one of the read
     lane that it works on.  ``takes``: it takes requests from the stream that all share; ``jobs``:
     it takes jobs that are shared.  ``state`` is ``ready``, ``draining`` (it has been told to stop)
-    or ``stuck`` (what it decodes does not go on).  ``goes_on``: the generations that it holds do,
-    so that whoever has waited for one of them without a word still waits for something.
+    or ``stuck`` (what it decodes does not go on).  ``still_s``: how long none of the generations
+    that it holds has gone on; None from a release that tells each of them so.  Whoever has waited
+    longer for one of them without a word still waits for something.
     ``device``: where its model lies.  ``fetching``: of a follower that does not share the store's
     disk.  ``sent_at`` is by the clock of the queue's server, as those of two hosts differ;
     ``age_s`` is how long ago that is, for whoever has read it.
@@ -173,7 +174,7 @@ class WorkerBeat(BaseModel):
     takes: bool = True
     jobs: bool = True
     state: WorkerState = "ready"
-    goes_on: bool = False
+    still_s: float | None = None
     fetching: Fetching | None = None
     sent_at: datetime | None = None
     age_s: float | None = None

@@ -41,6 +41,8 @@ costs about as much as a token, and hundreds wait.
 """
 ANSWER_S = 5.0
 """Longest wait for an answer of a server that hangs: a person is waiting."""
+FAREWELL_S = 2.0
+"""Longest wait of an api that ends for a server that hangs: its own end is waited for, too."""
 STALL_S = 30.0
 STOPPING = "stopping"
 ELSEWHERE = (
@@ -96,8 +98,11 @@ class Asking:
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Wait until every worker has been told that nobody waits for it."""
-        await asyncio.gather(*self._farewells)
+        """Wait until every worker has been told that nobody waits for it, or for `FAREWELL_S`."""
+        if self._farewells:
+            _, left = await asyncio.wait(self._farewells, timeout=FAREWELL_S)
+            for one in left:
+                one.cancel()
 
     async def workers(self) -> list[wire.WorkerBeat]:
         """The last heartbeats of the workers that live, the writer's first."""
@@ -290,33 +295,30 @@ class Asking:
                 silent_since, holder.lost = time.monotonic(), False
             elif holder.lost:  # and nothing has come since that was seen
                 raise _Lost(holder.by, taken=holder.taken)
-            elif await self._look(request, stream, entry, holder, time.monotonic() - silent_since):
-                silent_since = time.monotonic()
+            else:
+                await self._look(request, stream, entry, holder, time.monotonic() - silent_since)
         raise RequestTimeout("the worker did not answer in time")
 
     async def _look(
         self, request: WorkerRequest, stream: str, entry: str, holder: _Holder, silent_s: float
-    ) -> bool:
-        """Find out who has a request that was silent, and whether that one still works on it.
-
-        True if it says so.
-        """
+    ) -> None:
+        """Find out who has a request that was silent, and whether that one still works on it."""
         if not holder.taken:
             holder.by = await self._reader_of(stream, entry, holder)
         if holder.by is None and stream in (self._keys.asks, self._keys.requests):
             writing, alive = request.kind in WRITING, await self.workers()
             if not any(one.role == "writer" or not writing for one in alive):
                 raise WorkerGone("the worker has gone before it answered")
-            return False
+            return
         by = holder.by or stream.rpartition(":")[2]
         beat = await self._beat_of(by)
         if beat is None:
             holder.by, holder.lost = by, True
-        elif holder.taken and beat.goes_on and request.kind in GENERATIONS:
-            return True
-        elif silent_s > self._stall_s and request.kind not in WRITING:
+            return
+        if holder.taken and beat.still_s is not None and request.kind in GENERATIONS:
+            silent_s = min(silent_s, beat.still_s)
+        if silent_s > self._stall_s and request.kind not in WRITING:
             holder.by, holder.lost = by, await self._is_another_able(by)
-        return False
 
     async def _reader_of(self, stream: str, entry: str, holder: _Holder) -> str | None:
         """The worker that a request has been sent to and that has not said so."""
@@ -339,10 +341,11 @@ class Asking:
         """A worker's last heartbeat, None if it is dead.
 
         All requests that wait share what was heard, for `FRESH_S`; that a worker is not among
-        those that live is never taken from what was heard before the question.
+        those that live is never taken from what was heard before the question.  Nobody waits
+        longer than for one answer: of a server that hangs each of the others would be asked, too.
         """
         asked_at = time.monotonic()
-        async with self._hearing:
+        async with asyncio.timeout(ANSWER_S), self._hearing:
             moment = time.monotonic()
             known = instance in self._heard and moment - self._heard_at < FRESH_S
             if not known and self._heard_at < asked_at:

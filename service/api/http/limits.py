@@ -14,10 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from jeep_core.spec.facts import Fact
 from jeep_core.text.counting import counted
-from service.api.http.problems import OVER_LIMIT, ApiProblem, field_error
+from service.api.http.problems import OVER_LIMIT, ApiProblem, field_error, unavailable
 from service.contracts.schemas import FactIn, GenerateRequest
 from service.contracts.schemas.access import LOCAL, Caller
 from service.contracts.schemas.base import MessageIn
+from service.queue import STOPPING
 from service.queue.buckets import TokenBuckets
 from service.settings import Settings
 from service.store import Store
@@ -96,7 +97,9 @@ class Closing:
         self._waiting: set[asyncio.Timeout] = set()
 
     def begin(self) -> None:
-        """The api is told to stop; to be called on its event loop."""
+        """The api is told to stop; to be called on its event loop.  Again it changes nothing."""
+        if self._at is not None:
+            return
         self._at = asyncio.get_running_loop().time() + CLOSING_S - 1
         for limit in self._waiting:
             limit.reschedule(self._at)
@@ -117,6 +120,24 @@ class Closing:
                 yield limit
             finally:
                 self._waiting.discard(limit)
+
+    @asynccontextmanager
+    async def or_refused(self) -> AsyncIterator[None]:
+        """As `limit`, for what is refused then.
+
+        Raises:
+            ApiProblem: 503 with the reason, `STOPPING`.
+        """
+        limit = None
+        try:
+            async with self.limit() as limit:
+                yield
+        except TimeoutError:
+            if limit is None or not limit.expired():
+                raise
+            raise unavailable(
+                STOPPING, "the api is told to stop, or to start again: ask again"
+            ) from None
 
 
 class _Stream(EventSourceResponse):

@@ -27,7 +27,8 @@ async def at_least(
 
     Raises:
         ApiProblem: 422 for a minimum that is no version, 412 if head has not been there within
-            ``JEEP_MIN_VERSION_WAIT_S``, or a version that was named is an earlier one.
+            ``JEEP_MIN_VERSION_WAIT_S``, or a version that was named is an earlier one; 503 if the
+            api has to end first.
     """
     store, wait_s = state.store, state.settings.min_version_wait_s
     end = time.monotonic() + wait_s
@@ -39,7 +40,8 @@ async def at_least(
             )
             errors = [field_error(POINTER, "version_behind", message)]
             raise ApiProblem("version_behind", message, errors)
-        await asyncio.sleep(LOOK_S)
+        async with state.closing.or_refused():
+            await asyncio.sleep(LOOK_S)
     versions = await run_in_threadpool(lambda: [resolve(ref) for ref in refs])
     for ref, version in zip(refs, versions, strict=True):
         if not await run_in_threadpool(store.head_log.is_at_least, version, found):

@@ -18,7 +18,6 @@ from service.contracts.schemas import WorkerReply, WorkerRequest
 from service.contracts.schemas.worker import GENERATIONS, RequestKind
 from service.ops import logs, tracing
 from service.queue import (
-    STOPPING,
     AnswerBrokenOff,
     RequestLost,
     RequestTimeout,
@@ -86,15 +85,8 @@ async def _while_open(
     """The replies, as long as the api has not to end before the next one."""
     async with aclosing(asked):
         while True:
-            try:
-                async with state.closing.limit() as limit:
-                    reply = await anext(asked, None)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise unavailable(
-                    STOPPING, "the api is told to stop, or to start again: ask again"
-                ) from None
+            async with state.closing.or_refused():
+                reply = await anext(asked, None)
             if reply is None:
                 return
             yield reply

@@ -138,6 +138,9 @@ async def _hold(state: ApiState) -> None:
 
     Clients of this interface give up after three tries within two seconds, so a restart would
     end an evaluation of hours.
+
+    Raises:
+        ApiProblem: 503 after `HOLD_S` without one, or if the api has to end first.
     """
     end = time.monotonic() + min(HOLD_S, state.settings.generate_timeout_s)
     while True:
@@ -146,7 +149,8 @@ async def _hold(state: ApiState) -> None:
         except ApiProblem:
             if time.monotonic() > end:
                 raise
-            await asyncio.sleep(LOOK_S)
+            async with state.closing.or_refused():
+                await asyncio.sleep(LOOK_S)
         else:
             return
 

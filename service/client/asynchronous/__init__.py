@@ -45,8 +45,8 @@ class AsyncClient(
     Args:
         base_url: the service's address.
         timeout: bounds every read, in seconds.  Left out: 60; 150 for calls that a version
-            answers and 300 for those of ``/v1``, as the service asks another worker where one is
-            lost.
+            answers and for its export, 300 for those of ``/v1``, as the service asks another
+            worker where one is lost.
         api_key: a key as ``jeep keys create`` printed it.
         transport: how httpx reaches the service, for certificates and proxies of one's own.
 

@@ -126,15 +126,22 @@ class Transport:
                 return
             cursor = {"after": page.next}
 
-    async def _download(self, url: str, path: Path, params: Mapping[str, str] | None = None) -> int:
+    async def _download(
+        self,
+        url: str,
+        path: Path,
+        params: Mapping[str, str] | None = None,
+        read_s: float = READ_S,
+    ) -> int:
         """Write an answer to ``path``; return its size in bytes.
 
-        The file appears under its name only when it is complete.
+        The file appears under its name only when it is complete.  ``read_s``: the longest silence.
         """
+        limits = self._within(read_s)
         part = path.with_name(path.name + ".part")
         try:
             with part.open("wb") as file:
-                async with self._answering("GET", url, params=params) as response:
+                async with self._answering("GET", url, params=params, timeout=limits) as response:
                     async for chunk in response.aiter_bytes():
                         await aside(file.write, chunk)
             size = part.stat().st_size

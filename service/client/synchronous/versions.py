@@ -39,7 +39,8 @@ class VersionCalls(Transport):
         Returns the size in bytes.  The file appears under its name only when it is complete.
         """
         url = f"/snapshots/{segment(ref)}/export"
-        return self._download(url, Path(path), given({"format": format}))
+        # tensors that were dropped are made again first
+        return self._download(url, Path(path), given({"format": format}), ANSWER_S)
 
     def rollback(self, ref: str, why: str = "", cancel_queued: bool = False) -> RollbackResult:
         """Move head to a version; returns when the model serves it."""

@@ -26,8 +26,6 @@ LEAVERS_S = 0.25
 """Time between two searches for clients that have gone."""
 PROGRESS_S = 1.0
 """Time between two signs of life for who waits; see `service.queue.asking`."""
-LANE_STILL_S = 5.0
-"""After so long without a look at what was taken, the lane that takes requests hangs itself."""
 PROGRESS = WorkerReply(event="progress")
 
 
@@ -56,15 +54,15 @@ class GenerationLane:
         """For how many seconds the present step goes on."""
         return self._step.still_s(self._loop.rounds, self._loop.works)
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether the requests that it holds go on.
+    def silent_s(self) -> float:
+        """For how many seconds the requests that it holds have not gone on, as decoding hangs or
+        nobody looks after what was taken.
 
         The heartbeat says so, once for all of them: an entry for each, once a second, would cost
-        more than their tokens where hundreds wait.
+        more than their tokens where hundreds wait.  It is no yes or no: of blocks that take longer
+        than a second, one who looks every other second could always hear the wrong one.
         """
-        looks = time.monotonic() - self._asked_at < LANE_STILL_S
-        return looks and self.still_s() < PROGRESS_S
+        return max(self.still_s(), time.monotonic() - self._asked_at)
 
     def tell_progress(self, others: Collection[str]) -> None:
         """Let those who wait for ``others``, which are not decoded, know that these go on."""

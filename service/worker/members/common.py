@@ -261,7 +261,7 @@ def heartbeat(
             release=program_version(),
             device=str(base.layout),
             load=answers.requests.load,
-            goes_on=answers.generation.goes_on,
+            still_s=answers.generation.silent_s(),
         )
         return known.model_copy(update=more())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,12 +14,20 @@ from service.client import Client, ClientError
 from service.client.requests import ANSWER_S, OPENAI_ANSWER_S
 from service.client.synchronous.transport import READ_S
 
+
+def exported(client: Client) -> int:
+    """A version whose tensors may have to be made again first."""
+    with tempfile.TemporaryDirectory() as folder:
+        return client.export("v2", Path(folder, "v2.safetensors"))
+
+
 CALLS: dict[str, tuple[Callable[[Client], object], float]] = {
     "generate": (lambda client: client.generate("Lyon lies in"), ANSWER_S),
     "stream": (lambda client: list(client.stream("Lyon lies in")), ANSWER_S),
     "explain": (lambda client: client.explain("Lyon lies in"), ANSWER_S),
     "rollback": (lambda client: client.rollback("base"), ANSWER_S),
     "activate": (lambda client: client.activate("v2"), ANSWER_S),
+    "export": (exported, ANSWER_S),
     "complete": (lambda client: client.complete("Lyon lies in"), OPENAI_ANSWER_S),
     "chat": (lambda client: client.chat("Where is Lyon?"), OPENAI_ANSWER_S),
     "snapshot": (lambda client: client.snapshot(), READ_S),

@@ -1,6 +1,8 @@
 """An api that is told to stop while it answers."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -10,7 +12,12 @@ from support.service.played_worker.answers import HANG
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
+from service.api.http.limits import Closing
+from service.api.http.min_version import at_least
+from service.api.http.problems import ApiProblem, unavailable
+from service.api.openai.calls import _hold
 from service.settings import Settings
+from service.store import Store
 
 EDIT = {"facts": [{"subject": "Lyon", "prompt": "{} lies in", "target_new": "Italy"}]}
 ASKED = [
@@ -63,3 +70,48 @@ def test_an_edit_that_is_waited_for_is_answered_as_it_is(
     assert answer.status_code == 202
     assert answer.json()["status"] in ("queued", "running")
     worker.go.set()
+
+
+def of_one_that_ends(store: Store) -> Any:
+    """The state of an api without a worker that has to end now; nothing else ends a wait."""
+
+    async def nobody() -> None:
+        raise unavailable("no_worker", "no worker is running now")
+
+    closing = Closing()
+    closing.begin()
+    settings = Settings(min_version_wait_s=600)
+    return SimpleNamespace(
+        closing=closing, settings=settings, store=store, require_any_worker=nobody
+    )
+
+
+@pytest.mark.anyio
+async def test_what_has_not_come_to_a_worker_ends_with_the_reason_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.http.limits.CLOSING_S", 1)
+    state = of_one_that_ends(store)
+    with pytest.raises(ApiProblem) as held:
+        await _hold(state)
+    with pytest.raises(ApiProblem) as waited:
+        await at_least(state, ["head"], "v999", store.names.resolve)
+    assert [held.value.code, waited.value.code] == ["stopping"] * 2
+
+
+@pytest.mark.anyio
+async def test_an_end_that_has_begun_does_not_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    closing = Closing()
+    monkeypatch.setattr("service.api.http.limits.CLOSING_S", 1)
+    closing.begin()
+    monkeypatch.setattr("service.api.http.limits.CLOSING_S", 600)
+
+    async def waits() -> None:
+        async with closing.or_refused():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                closing.begin()  # what has expired could not be given another time
+
+    with pytest.raises(ApiProblem, match="told to stop"):
+        await waits()

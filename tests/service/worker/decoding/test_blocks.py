@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.worker.decoding.blocks import blocks_of
 from service.worker.decoding.decode_loop import DecodeLoop
 from service.worker.gate import Gate
-from service.worker.lanes.generation_lane import LANE_STILL_S, PROGRESS, GenerationLane
+from service.worker.lanes.generation_lane import PROGRESS, GenerationLane
 from service.worker.members.common import load_base
 
 
@@ -82,12 +82,12 @@ class Lane:
     def now(self) -> float:
         return self.moment
 
-    def after(self, seconds: float, blocks: int = 0) -> tuple[float, float, bool]:
-        """How long the step goes on, how long no block has ended, and whether it goes on."""
+    def after(self, seconds: float, blocks: int = 0) -> tuple[float, float, float]:
+        """How long the step goes on, no block has ended, and requests have not gone on."""
         self.moment += seconds
         self.loop.blocks += blocks
         self.lane.drop_leavers()
-        return self.lane.step_s(), self.lane.still_s(), self.lane.goes_on
+        return self.lane.step_s(), self.lane.still_s(), self.lane.silent_s()
 
 
 @pytest.fixture
@@ -96,20 +96,20 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Lane:
 
 
 def test_a_long_step_is_no_hang(played: Lane) -> None:
-    assert played.after(20.0, blocks=1) == (20.0, 0.0, True)
-    assert played.after(20.0, blocks=1) == (40.0, 0.0, True)
-    assert played.after(20.0) == (60.0, 20.0, False)
+    assert played.after(20.0, blocks=1) == (20.0, 0.0, 0.0)
+    assert played.after(20.0, blocks=1) == (40.0, 0.0, 0.0)
+    assert played.after(20.0) == (60.0, 20.0, 20.0)
     played.loop.rounds += 1
-    assert played.after(1.0) == (0.0, 0.0, True)
+    assert played.after(1.0) == (0.0, 0.0, 0.0)
     played.loop.works = False
-    assert played.after(20.0) == (0.0, 0.0, True)
+    assert played.after(20.0) == (0.0, 0.0, 0.0)
 
 
 def test_a_lane_that_takes_nothing_any_more_does_not_go_on(played: Lane) -> None:
-    played.moment += LANE_STILL_S + 1
+    played.moment += 6.0
     played.loop.rounds += 1
-    assert not played.lane.goes_on
-    assert played.after(0.0)[2]
+    assert played.lane.silent_s() == 6.0
+    assert played.after(0.0)[2] == 0.0
 
 
 def test_generations_have_no_signs_of_life_of_their_own(played: Lane) -> None:

@@ -70,15 +70,14 @@ def test_a_worker_pauses_in_a_long_step_and_is_stuck_in_a_hang_alone() -> None:
     assert (answers.pauses, answers.state(False)) == (True, "stuck")
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_the_heart_says_what_a_worker_holds_and_whether_it_goes_on(goes_on: bool) -> None:
+def test_the_heart_says_what_a_worker_holds_and_how_long_it_has_not_gone_on() -> None:
     answers: Any = answers_of()
-    answers.requests.load, answers.generation.goes_on = 3, goes_on
+    answers.requests.load, answers.generation.silent_s.return_value = 3, 1.5
     views: Any = SimpleNamespace(loaded=lambda: ["v0"], damaged=list)
     base: Any = SimpleNamespace(name="m", layout="cpu")
     beat = heartbeat(Mock(), Keys("one"), base, views, answers, lambda: {"job": "job_1"})
     said = beat._describe()
-    assert (said.load, said.goes_on, said.job) == (3, goes_on, "job_1")
+    assert (said.load, said.still_s, said.job) == (3, 1.5, "job_1")
 
 
 def of(another: bool, followers: list[Any] | None = None) -> Any:

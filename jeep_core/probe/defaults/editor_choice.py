@@ -317,5 +317,7 @@ def _evidence(one: Mapping[str, Any]) -> Evidence:
     }
     layers, hidden = one["shape"]
     lasting = Lasting(**one["lasting"]) if "lasting" in one else None
-    values = {"shape": (layers, hidden), "figures": figures, "lasting": lasting}
-    return Evidence(**{**one, **values})
+    # fields that came after a measurement have their defaults, which are what was measured
+    used = {name: complete(name, values) for name, values in one["measured_with"].items()}
+    found = {"shape": (layers, hidden), "figures": figures, "lasting": lasting}
+    return Evidence(**{**one, **found, "measured_with": used})

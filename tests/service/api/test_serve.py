@@ -48,7 +48,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return make_settings(tmp_path, NOWHERE)
 
 
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -14,6 +14,7 @@ from support.library.exported import LAYERS, edited, factored, loaded, logits
 from support.service.outward.export_bench import ExportBench
 
 from jeep_core.errors import Cancelled, NotExportable, RankTooHigh
+from jeep_core.evaluation import units
 from jeep_core.evaluation.outcomes import Said
 from jeep_core.exports.folders import RECORD, verify
 from jeep_core.models.loading import load
@@ -22,7 +23,6 @@ from service.contracts.jobs import JobStatus
 from service.contracts.schemas.exports import ExportResult
 from service.store import DiskFull, StoreFull
 from service.store.maintenance.sweep import sweep_orphans
-from service.worker.editing import asking
 from service.worker.editing.asking import live_facts
 from service.worker.exports import merged
 from service.worker.failures import Refused
@@ -189,14 +189,14 @@ def test_a_fact_that_the_files_do_not_say_is_lost(
     bench: ExportBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The version says both; of what was written, one."""
-    plain = asking.said
+    plain = units.said
 
     def played(view: ModelView, *given: Any) -> Said:
         heard = plain(view, *given).answers
         holds = [True, view.base is bench.base]
         return Said([replace(one, writes_new=yes) for one, yes in zip(heard, holds, strict=True)])
 
-    monkeypatch.setattr(asking, "said", played)
+    monkeypatch.setattr(units, "said", played)
     before = kept("held"), kept("lost")
     result = bench.run(bench.job("merged"))
     assert (result.proof.hold_in_version, result.proof.hold, result.proof.n_lost) == (2, 1, 1)

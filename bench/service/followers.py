@@ -5,9 +5,10 @@ the writer answers nothing meanwhile.  What the machine can bring is measured be
 process decodes as many rows as there are clients, then two that know nothing of each other half of
 them each, at the same time.
 
-A follower decodes 64 rows at a time.  Give at least 128 clients to fill two of them, and a multiple
-of 128 requests: else the last ones are decoded in batches that are half empty, by two followers
-only.
+A follower decodes 64 rows at a time.  Give more than 128 clients to fill two of them.  Answers have
+half to one and a half times the tokens that are asked for, so that rows end one by one, and what is
+counted is what comes while all places are full: from the first answers, as many as there are
+clients, to the moment at which the last request is sent.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
 
 from bench.processor import parts, spent, told
 from bench.report import Row, table
-from bench.serving import START_SECONDS, body, service, tokens_per_second
+from bench.serving import START_SECONDS, Asker, body, service, tokens_of, tokens_per_second
 from bench.workload import at_once, median
 from jeep_core.decoding.batch import Batch
 from jeep_core.decoding.generation import Sampling
@@ -42,7 +45,8 @@ ONE_THREAD = ("--threads", "1", "--decode-threads", "1")
 
 def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) -> Iterator[Row]:
     """One model: two followers against one, and the bound of the machine."""
-    asked = [body(i, tokens) for i in range(requests)]
+    lengths = Random(0)
+    asked = [body(i, lengths.randint(tokens // 2, tokens + tokens // 2)) for i in range(requests)]
     found: dict[str, list[float]] = {"one": [], "two": []}
     seconds: dict[str, dict[str, float]] = {"one": {}, "two": {}}
     bounds: list[float] = []
@@ -52,13 +56,13 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
         service(model, *ONE_THREAD, folder=folder) as (client, url),
         followers(client, folder, model, 2) as processes,
     ):
-        tokens_per_second(url, clients, asked)  # everything has been used once
+        tokens_per_second(url, clients, asked[:clients])  # everything has been used once
         doing = parts({one.pid for one in processes})
         for _ in range(repeats):
             with paused(client, processes[1:]), spent(doing, seconds["one"]):
-                found["one"].append(tokens_per_second(url, clients, asked))
+                found["one"].append(full_rate(url, clients, asked))
             with spent(doing, seconds["two"]):
-                found["two"].append(tokens_per_second(url, clients, asked))
+                found["two"].append(full_rate(url, clients, asked))
     for _ in range(repeats):
         alone = together(model, 1, clients, tokens)
         bounds.append(alone / together(model, 2, clients // 2, tokens))
@@ -66,7 +70,7 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
     rate = median(alone_rates)
     ratios = [two / one for one, two in zip(found["one"], found["two"], strict=True)]
     load_ = f"load {os.getloadavg()[0]:.1f}"
-    count = repeats * requests * tokens
+    count = repeats * sum(one["max_new_tokens"] for one in asked)
     costs = "; ".join(f"{name}: {told(some, count)}" for name, some in seconds.items())
     yield Row(
         f"{model}, {clients} clients, two followers against one",
@@ -78,6 +82,33 @@ def compare(model: str, repeats: int, clients: int, requests: int, tokens: int) 
         rate * median(bounds), rate, "tokens/s",
         median(bounds), min(bounds), max(bounds), load_,
     )  # fmt: skip
+
+
+def full_rate(url: str, clients: int, requests: Sequence[dict[str, Any]]) -> float:
+    """Tokens a second while every one of ``clients`` waits for an answer."""
+    ahead, answers = iter(requests), list[tuple[float, int]]()
+    lock, last_sent = threading.Lock(), 0.0
+
+    def work() -> None:
+        nonlocal last_sent
+        asker = Asker(url)
+        while True:
+            with lock:
+                request = next(ahead, None)
+                if request is None:
+                    return
+                last_sent = time.perf_counter()
+            tokens = tokens_of(asker.ask(request))
+            answers.append((time.perf_counter(), tokens))
+
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    began = sorted(answers)[clients - 1][0]
+    whole = sum(tokens for moment, tokens in answers if began < moment <= last_sent)
+    return whole / (last_sent - began)
 
 
 @contextmanager

@@ -118,9 +118,15 @@ def leaving(view: ModelView, layer: int, into: list[torch.Tensor]) -> Iterator[N
 
 @contextmanager
 def seeing(view: ModelView, layer: int, into: Seen) -> Iterator[None]:
-    """Keep what the attention of block ``layer`` gives."""
+    """Keep what the attention of block ``layer`` gives, but for its probabilities.
+
+    Those, (r, heads, t, t) of an attention that gives them, enter nothing and may be larger than
+    all else that is kept.
+    """
 
     def keep(module: Any, args: Any, output: Any) -> None:
+        if isinstance(output, tuple):
+            output = output[0], *(None for _ in output[1:])
         into.attention = output
 
     attention = view.base.family.attention_of(view.model, layer)

@@ -83,6 +83,20 @@ def test_with_a_new_matrix_the_first_one_of_an_mlp_does_not_run_again(gptj: Load
     assert runs == {layer: layer + 1 for layer in range(LAST + 1)}
 
 
+def test_of_an_attention_its_output_is_kept_and_no_probabilities(model: LoadedModel) -> None:
+    """Eager attention gives them, too; the bound on what is kept does not count them."""
+    view = ModelView(model)
+    reader = RegionReader(view, rows_of(model), "prediction", LAST)
+    reader.read(1)
+    batches = (*reader._plain, *reader._others)
+    assert reader._lead_rows is not None
+    for rows in (reader._lead_rows, *batches):
+        given = rows.seen.attention
+        parts = given if isinstance(given, tuple) else (given,)
+        kept = [tuple(part.shape) for part in parts if part is not None]
+        assert kept == [(*rows.ids.shape, model.hidden_size)]
+
+
 def test_mlps_run_at_tokens_and_not_at_padding(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

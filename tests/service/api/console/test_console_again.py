@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.service.bundled_model import info
 from support.service.console import HTML, seen
 
 from service.contracts.jobs import JobError, JobStatus, now
@@ -57,3 +58,16 @@ def test_a_failed_edit_says_why_and_is_filled_in_again(
         "hparams": {"n_steps": "7", "low.layers": "[1]"},
     }  # fmt: skip
     assert settings(http.get("/console/edit", headers=HTML)) == {}
+
+
+def test_changes_to_what_a_probe_chooses_are_filled_in_again(
+    http: httpx.Client, model: Store
+) -> None:
+    """A model without presets: what the request changes is all that is known of them before."""
+    tokenizer = model.base.published("tokenizer.json").read_bytes()
+    bare = info().model_copy(update={"presets": {}, "preset_values": {}})
+    model.base.publish(bare, {"tokenizer.json": tokenizer})
+    job = http.post("/edits", json={"facts": [LYON], "hparams": {"exact": True}}).json()
+    failed(model, job["id"], "the drift is 0.2")
+    found = settings(http.get(f"/console/edit?again={job['resource_id']}", headers=HTML))
+    assert found["hparams"] == {"exact": "true"}

@@ -161,7 +161,9 @@ def _sent_with(state: ApiState, edit: Edit) -> dict[str, Any]:
     if payload.snapshot_name and edit.result is None:
         fields["snapshot_name"] = payload.snapshot_name
     changes: dict[str, str] = {}
-    if edit.preset and isinstance(edit.hparams, dict):
+    if payload.hparams == AUTO:  # what it was sent with, and not what the worker chose
+        changes = {path: json.dumps(one) for path, one in flat(payload.changes)}
+    elif edit.preset and isinstance(edit.hparams, dict):
         try:
             usual = dict(flat(_settings(state, edit.editor, edit.preset)[0]))
         except (InvalidHParams, ApiProblem):

@@ -15,9 +15,10 @@ def executor_for(choice: Choice, base: LoadedModel) -> Executor:
         WrongArgument: no GPUs are set aside for actors that need them.
         NoCluster: Ray is not installed.
     """
-    if choice.lacks_gpus(str(base.device)):
+    devices = ", ".join(map(str, base.devices))
+    if choice.lacks_gpus(devices):
         raise WrongArgument(
-            f"the model is on {base.device}, and JEEP_EXECUTOR_GPUS=0 leaves the actors of "
+            f"the model is on {devices}, and JEEP_EXECUTOR_GPUS=0 leaves the actors of "
             "--executor ray without a GPU: set it to what each may have of one, such as 0.5 or 1"
         )
     return choice.make(niceness=0)

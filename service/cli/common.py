@@ -269,7 +269,7 @@ def settings_or_exit(**flags: Any) -> Settings:
     try:
         return load_settings(**flags)
     except SettingsError as error:
-        complain(str(error))
+        complain(_by_flag(str(error), said_only(flags)))
         raise typer.Exit(EXIT_USAGE) from None
 
 

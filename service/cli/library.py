@@ -44,8 +44,8 @@ ExecutorName = Annotated[
     ),
 ]
 WORKERS_HELP = (
-    "Processes or actors of --executor (JEEP_EXECUTOR_WORKERS); alone, more than 1 are processes."
-    " Their number changes no result"
+    "Processes or actors of --executor (JEEP_EXECUTOR_WORKERS); more than 1 without an executor are"
+    " processes. Their number changes no result"
 )
 Workers = Annotated[int | None, typer.Option(min=1, help=f"{WORKERS_HELP}.", show_default=False)]
 Address = Annotated[
@@ -91,7 +91,7 @@ def library(name: str) -> Iterator[Any]:
     from safetensors import SafetensorError
 
     from jeep_core.commands import WrongArgument
-    from jeep_core.errors import JeepError, is_out_of_memory, reason_of
+    from jeep_core.errors import JeepError, NoCluster, is_out_of_memory, reason_of
 
     try:
         with postponed():
@@ -100,6 +100,12 @@ def library(name: str) -> Iterator[Any]:
     except WrongArgument as error:
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_USAGE) from None
+    except NoCluster as error:
+        complain(
+            f"jeep: {error}: --executor-address (JEEP_EXECUTOR_ADDRESS) says where the cluster is, "
+            "and --executor here does without one"
+        )
+        raise typer.Exit(EXIT_FAILED) from None
     except (JeepError, OSError, SafetensorError) as error:
         complain(f"jeep: {error}")
         raise typer.Exit(EXIT_FAILED) from None
@@ -146,7 +152,8 @@ def executor_options(
 ) -> dict[str, Any] | None:
     """The fields of an executor's ``Choice``, by flags, else by the settings; None: none is chosen.
 
-    Threads that are not set are left to the command's own rule.
+    Threads that are not set are left to the command's own rule.  A cluster without Ray ends the
+    command before a model is loaded.
     """
     settings = settings_or_exit(
         executor=executor, executor_workers=workers, executor_address=address
@@ -158,9 +165,16 @@ def executor_options(
         raise typer.BadParameter("--executor here has no others", param_hint="--workers")
     if found["executor"] != "ray" and address is not None:
         raise typer.BadParameter("it goes with --executor ray", param_hint="--executor-address")
+    if found["executor"] == "ray" and not importlib.util.find_spec("ray"):
+        by = "JEEP_EXECUTOR=ray" if executor is None else "--executor ray"
+        complain(
+            f"jeep: {by} is set and Ray is not installed: pip install 'jeep-edit[ray]', or give "
+            "--executor here or --executor processes"
+        )
+        raise typer.Exit(EXIT_USAGE)
     if "executor_threads" not in settings.model_fields_set:
         found["threads"] = None
-    chosen = executor or workers or found["executor"] != "here"
+    chosen = workers or "executor" in settings.model_fields_set or found["executor"] != "here"
     return found if chosen else None
 
 

@@ -28,8 +28,7 @@ from jeep_core.executors.version import Source, Version
 from jeep_core.executors.wire import pack, unpack
 
 LOOK_S = 0.1
-"""How long is waited for a message or an answer, before it is asked whether the run was given up.
-"""
+"""How long a message or an answer is waited for, before it is asked whether the run goes on."""
 REST_S = 0.005
 """For how long actors are told to rest at least: what is less is added to the next."""
 ASK_S = 1.0
@@ -380,8 +379,9 @@ class Driver:
 
         Its turns are shorter than a message is worth: what they come to since is told at once.
         """
-        since = self._flags[PAUSE]
-        held = self._flags[HELD] + (time.monotonic_ns() - since if since else 0)
+        # in this order: a wait that ends between the two counts in the next turn, and not twice
+        held, since = self._flags[HELD], self._flags[PAUSE]
+        held += time.monotonic_ns() - since if since else 0
         seconds = (held - self._held) / 1e9
         if seconds < REST_S:
             return

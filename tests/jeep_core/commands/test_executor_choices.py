@@ -111,8 +111,9 @@ def test_moments_are_those_of_this_process_whoever_reads_the_text(
 # ------------------------------------------------------------------ choices
 
 
-def base_on(device: str, name: str = "mine") -> LoadedModel:
-    return cast(LoadedModel, SimpleNamespace(device=torch.device(device), name=name))
+def base_on(*devices: str, name: str = "mine") -> LoadedModel:
+    found = [torch.device(device) for device in devices]
+    return cast(LoadedModel, SimpleNamespace(device=found[0], devices=found, name=name))
 
 
 def test_a_choice_makes_its_executor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +133,8 @@ def test_actors_without_a_gpu_are_refused_where_the_model_is_on_one(
 ) -> None:
     with pytest.raises(WrongArgument, match="JEEP_EXECUTOR_GPUS=0 leaves the actors"):
         executor_for(CLUSTER, base_on("cuda:0"))
+    with pytest.raises(WrongArgument, match="on cpu, cuda:0"):
+        executor_for(CLUSTER, base_on("cpu", "cuda:0"))
     monkeypatch.setattr(cluster_module, "find_spec", lambda name: None)
     with pytest.raises(NoCluster, match="Ray is not installed"):
         executor_for(CLUSTER, base_on("cpu"))
@@ -152,7 +155,7 @@ def test_a_study_without_a_choice_has_a_process_a_core_for_a_small_model(
     monkeypatch.setattr("jeep_core.commands.reproduce.os.cpu_count", lambda: 3)
     monkeypatch.setattr("jeep_core.commands.reproduce.torch.get_num_threads", lambda: 7)
     options = StudyOptions(model=model, out=Path("x"), executor=given)
-    found = _executor(options, base_on("cpu", model))
+    found = _executor(options, base_on("cpu", name=model))
     assert (found.executor, found.count) == (executor, count)
     assert found.threads == (2 if executor == "processes" else None), "a share of this process's"
 

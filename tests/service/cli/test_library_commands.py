@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -10,12 +11,13 @@ from unittest.mock import Mock, create_autospec
 
 import pytest
 from support import TINY_GPTJ
+from support.played_ray import RAY_IN_THREADS
 from typer.testing import CliRunner, Result
 
 from jeep_core.commands import moments, probe, reproduce, train_network, tune
 from jeep_core.editors import in_order
 from jeep_core.editors.networks.training import TrainingSettings
-from jeep_core.errors import JeepError
+from jeep_core.errors import JeepError, NoCluster
 from jeep_core.executors.choice import ALONE, Choice
 from jeep_core.probe.run import PROMPTS
 from jeep_core.reproduce.experiments import EXPERIMENTS
@@ -44,6 +46,7 @@ def called(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, result: 
 def _settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JEEP_STORE", str(tmp_path))
     monkeypatch.setenv("JEEP_MODELS", str(NAMES))
+    monkeypatch.syspath_prepend(RAY_IN_THREADS)
     for name in ("JEEP_MODEL", "JEEP_CORPUS", "JEEP_PRESETS", "JEEP_MOMENTS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -166,6 +169,7 @@ EXECUTORS: list[tuple[str, dict[str, str], Choice | None]] = [
     ("--executor processes", {"JEEP_EXECUTOR_WORKERS": "5"},
      Choice(executor="processes", workers=5)),
     ("--executor here", {"JEEP_EXECUTOR": "ray"}, ALONE),
+    ("", {"JEEP_EXECUTOR": "here"}, ALONE),
     ("", {"JEEP_EXECUTOR": "processes", "JEEP_EXECUTOR_THREADS": "3"},
      Choice(executor="processes", threads=3)),
     ("--workers 1", {"JEEP_EXECUTOR": "ray", "JEEP_EXECUTOR_ADDRESS": "10.0.0.5:6379"},
@@ -198,7 +202,9 @@ def test_commands_have_the_executors_of_the_service(
     options, named = stand_in.call_args
     found = named["executor"] if command == "moments" else options[0].executor
     if found is not None and found.executor == "here":
-        assert expected in (None, ALONE)  # of this process alone nothing else is looked at
+        assert expected == ALONE or (
+            expected is None and command != "reproduce"
+        )  # of this process alone nothing else is looked at
     else:
         assert found == expected
 
@@ -208,7 +214,7 @@ def test_commands_have_the_executors_of_the_service(
     [
         ("--executor here --workers 2", "--workers: "),
         ("--executor processes --executor-address local", "--executor-address: "),
-        ("--executor ray --executor-address nowhere", "JEEP_EXECUTOR_ADDRESS: "),
+        ("--executor ray --executor-address nowhere", "--executor-address: "),
         ("--executor spark", "--executor: "),
         ("--workers 0", "--workers: "),
     ],
@@ -218,6 +224,42 @@ def test_executors_that_no_command_can_have(words: str, named: str) -> None:
     assert shown.exit_code == 2, shown.output
     [line] = shown.stderr.splitlines()
     assert named in line
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "named"),
+    [
+        ((), {"JEEP_EXECUTOR": "ray"}, "JEEP_EXECUTOR=ray is set"),
+        (("--executor", "ray"), {}, "--executor ray is set"),
+    ],
+)
+def test_a_cluster_without_ray_is_refused_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    environment: dict[str, str],
+    named: str,
+) -> None:
+    stand_in = called(monkeypatch, tune, "run")
+    known = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "ray" else known(n))
+    shown = run("tune", "--suite", "s", "--out", "x.yaml", *words, **environment)
+    assert shown.exit_code == 2, shown.output
+    assert named in shown.stderr
+    assert "jeep-edit[ray]" in shown.stderr
+    assert "--executor here" in shown.stderr
+    assert not stand_in.called
+
+
+def test_a_cluster_that_stays_away_is_named_with_the_options_that_say_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in = called(monkeypatch, tune, "run")
+    stand_in.side_effect = NoCluster("the Ray cluster at 10.0.0.5:6379 cannot be reached")
+    shown = run("tune", "--suite", "s", "--out", "x.yaml")
+    assert shown.exit_code == 1
+    assert "10.0.0.5:6379 cannot be reached" in shown.stderr
+    assert "--executor-address (JEEP_EXECUTOR_ADDRESS)" in shown.stderr
+    assert "--executor here" in shown.stderr
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,32 @@ def test_a_wait_that_goes_on_is_told_while_it_does(
     assert told.seconds[3:] == [pytest.approx(0.020)], "the rest of it"
 
 
+class EndsBetween(list[int]):
+    """Flags of a wait that ends as soon as one of them was read."""
+
+    ends_after = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        if self.ends_after:
+            self[PAUSE], self[HELD], self.ends_after = 0, self.ends_after, 0
+        return found
+
+
+def test_a_wait_that_ends_while_the_driver_looks_counts_once(
+    driver: tuple[Driver, Connection], clock: list[int]
+) -> None:
+    one, _ = driver
+    _, told = works(one, HERE)
+    one._flags = flags = EndsBetween(one._flags)
+    flags[PAUSE] = clock[0]
+    clock[0] += 100 * MS
+    flags.ends_after = 100 * MS
+    one._make_way()
+    one._make_way()
+    assert told.seconds == [pytest.approx(0.1)]
+
+
 @pytest.mark.parametrize(
     "place", [("another", frozenset({"cpu"})), ("this machine", frozenset({"GPU-2"})), NOWHERE]
 )

@@ -152,7 +152,7 @@ def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_the_worker_dies_with_a_killed_service(stub: Settings) -> None:
-    parent = forks().Process(target=supervise, args=(stub.store,))
+    parent = forks().Process(target=supervise, args=(stub.store, os.environ["PYTHONPATH"]))
     parent.start()
     try:
         until(lambda: pids(stub))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -23,7 +24,11 @@ def supervisor(settings: Settings, lines: list[str], stop: threading.Event) -> W
     )
 
 
-def supervise(store: Path) -> None:
-    """Keep a worker for as long as the process lives that calls this."""
+def supervise(store: Path, modules: str) -> None:
+    """Keep a worker for as long as the process lives that calls this.
+
+    ``modules``: its PYTHONPATH, which a process of a server that has begun before may not have.
+    """
+    os.environ["PYTHONPATH"] = modules
     supervisor(make_settings(store, NOWHERE), [], threading.Event()).start()
     time.sleep(60)

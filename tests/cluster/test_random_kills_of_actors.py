@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.executors import kinds_of_work
-from support.executors.random_kills import Struck, jobs, strike_at_random
-from support.library import shared_work
+from support.executors.random_kills import Struck, under_kills
 
 from jeep_core.executors.ray.cluster import RayCluster
-from jeep_core.values import units
 
 KILLS = int(os.environ.get("FAULTS_KILLS") or 30)
 SEED = int(os.environ.get("FAULTS_SEED") or 22)
@@ -47,9 +44,4 @@ def executor() -> Iterator[StruckCluster]:
 def test_the_bits_are_those_of_this_process_whoever_is_killed(
     executor: StruckCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds_of_work.cut_into_small_parts(monkeypatch)
-    monkeypatch.setattr(units, "unit_facts", lambda device: 2)
-    model = shared_work.model_in(tmp_path / "tiny")
-    all_jobs = jobs(model, shared_work.moments_of(model), tmp_path)
-    print(strike_at_random(executor, all_jobs, KILLS, SEED))
-    assert len(executor.struck) == KILLS
+    under_kills(executor, tmp_path, monkeypatch, KILLS, SEED)

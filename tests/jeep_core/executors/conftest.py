@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
 import pytest
+from support.executors.kinds_of_work import KINDS
 from support.library import shared_work
 
+from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
+from jeep_core.monitor import NOTHING
 from jeep_core.values import units
 
 
@@ -35,3 +40,9 @@ def crews() -> Iterator[dict[int, Processes]]:
     yield found
     for one in found.values():
         one.close()
+
+
+@pytest.fixture(scope="session")
+def here(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The result of a kind of work in this process, computed once; who asks cuts small parts."""
+    return cache(lambda kind: KINDS[kind][0](model, HERE, NOTHING, tmp_path_factory.mktemp("here")))

@@ -17,7 +17,6 @@ from support.library.shared_work import edited
 
 from jeep_core.errors import Cancelled
 from jeep_core.evaluation.trials import Trials
-from jeep_core.executors.here import HERE
 from jeep_core.executors.processes import Processes
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments import sums as moment_sums
@@ -34,19 +33,6 @@ def _small_units() -> None:
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds_of_work.cut_into_small_parts(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def here(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """What a kind of work gives in this process, computed once."""
-    known: dict[str, Any] = {}
-
-    def of(kind: str) -> Any:
-        if kind not in known:
-            known[kind] = KINDS[kind][0](model, HERE, NOTHING, tmp_path_factory.mktemp("here"))
-        return known[kind]
-
-    return of
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jeep_core.executors.crew import Crew, Run
 from jeep_core.executors.here import HERE
 from jeep_core.executors.link import Link
@@ -22,7 +24,9 @@ from jeep_core.executors.work import Executor
 from jeep_core.models.loading import LoadedModel
 from jeep_core.moments.cache import Moments
 from jeep_core.monitor import NOTHING
-from support.executors.kinds_of_work import KINDS
+from jeep_core.values import units
+from support.executors.kinds_of_work import KINDS, cut_into_small_parts
+from support.library import shared_work
 from support.library.shared_work import bytes_of, edited
 
 Job = Callable[[Executor], Any]
@@ -84,6 +88,18 @@ def jobs(model: LoadedModel, moments: Moments, folder: Path) -> dict[str, Job]:
         "values": lambda executor: bytes_of(edited(model, moments, "memit", executor))
     }
     return found | {kind: of(kind) for kind in DIVIDED}
+
+
+def under_kills(
+    executor: Struck, folder: Path, monkeypatch: pytest.MonkeyPatch, kills: int, seed: int
+) -> None:
+    """Every kind of work of a tiny model in small parts gives what it gives in this process."""
+    cut_into_small_parts(monkeypatch)
+    monkeypatch.setattr(units, "unit_facts", lambda device: 2)
+    model = shared_work.model_in(folder / "tiny")
+    all_jobs = jobs(model, shared_work.moments_of(model), folder)
+    print(strike_at_random(executor, all_jobs, kills, seed))
+    assert len(executor.struck) == kills
 
 
 def strike_at_random(executor: Struck, all_jobs: dict[str, Job], kills: int, seed: int) -> str:

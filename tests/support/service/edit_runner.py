@@ -10,13 +10,15 @@ import numpy as np
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.published import Imported
-from service.contracts.jobs import Job, JobKind, now
+from service.contracts.jobs import Job, JobKind, Progress, now
 from service.contracts.schemas import EditPayload, Manifest
 from service.settings import Settings
 from service.store import Store
 from service.worker.gate import Gate
 from service.worker.kinds.edits import EditRunner
 from service.worker.lanes.control import JobControl
+from service.worker.lanes.read_lane import ReadControl, Task
+from service.worker.moments import SharedMoments
 from service.worker.versions.views import VersionViews
 from support import TINY_GPTJ
 
@@ -84,3 +86,31 @@ def edit_on(runner: EditRunner, job: Job, parent: str) -> tuple[Manifest, ModelV
 
 def control() -> JobControl:
     return JobControl(publish=lambda progress: None, checkpoint=lambda: None)
+
+
+class ReadBench:
+    """The parts that every kind of read job is tested with; ``told``: the progress so far."""
+
+    def __init__(self, base: LoadedModel, root: Path) -> None:
+        self.base, self.store = base, Store.open(root / "store")
+        give_moments(base, self.store, root)
+        self.runner, self.views = runner_and_views(base, self.store)
+        self.settings = Settings(store=self.store.root)
+        self.told: list[Progress] = []
+
+    def edit(self, *facts: dict[str, Any], **more: Any) -> Manifest:
+        """Edit the version that head is at; head stays there."""
+        on, number = self.store.head.read().version, len(list(self.store.versions.all()))
+        return edit_on(self.runner, an_edit(*facts, number=number, **more), on)[0]
+
+    def task(self, job: Job) -> Task:
+        """An attempt at a job, which nobody cancels."""
+        control = ReadControl(
+            publish=self.told.append,
+            checkpoint=lambda: None,
+            pause=lambda: None,
+            give_way=lambda: None,
+        )
+        views, work = VersionViews(self.base, self.store), self.store.drafts.work_folder(job.id)
+        moments = SharedMoments(self.base, self.store, self.settings)
+        return Task(job, control, self.base, views, self.store, self.settings, work, moments)

@@ -11,7 +11,6 @@ from support.executors import kinds_of_work
 from support.executors.kinds_of_work import KINDS
 from support.played_ray import RAY_IN_THREADS
 
-from jeep_core.executors.here import HERE
 from jeep_core.executors.ray.cluster import RayCluster
 from jeep_core.models.loading import LoadedModel
 from jeep_core.monitor import NOTHING
@@ -36,19 +35,6 @@ def _small_units() -> None:
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds_of_work.cut_into_small_parts(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def here(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """What a kind of work gives in this process, computed once."""
-    known: dict[str, Any] = {}
-
-    def of(kind: str) -> Any:
-        if kind not in known:
-            known[kind] = KINDS[kind][0](model, HERE, NOTHING, tmp_path_factory.mktemp("here"))
-        return known[kind]
-
-    return of
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

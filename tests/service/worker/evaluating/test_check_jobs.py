@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, give_moments
-from support.service.edit_runner import runner_and_views as made
+from support.service.edit_runner import FACT, MODEL, ReadBench
 
 import jeep_core
 from jeep_core.errors import Cancelled, NumericalError
@@ -19,7 +18,7 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.monitor import Monitor
 from jeep_core.spec.facts import Fact
-from service.contracts.jobs import Job, JobKind, JobStatus, Progress, new_id, now
+from service.contracts.jobs import Job, JobKind, JobStatus, new_id, now
 from service.contracts.schemas import FactIn, Manifest
 from service.contracts.schemas.effects.checks import (
     ANSWERS_FILE,
@@ -27,34 +26,21 @@ from service.contracts.schemas.effects.checks import (
     CheckPayload,
     CheckResult,
 )
-from service.settings import Settings
-from service.store import Store
 from service.store.index import listing
 from service.store.index.database import NoIndex
 from service.worker.editing.asking import live_facts, told_by
 from service.worker.kinds import checks
-from service.worker.lanes.read_lane import ReadControl, Task
-from service.worker.moments import SharedMoments
-from service.worker.versions.views import VersionViews
 
 SUBJECTS = ("Paris", "Oslo", "Rome", "Bern", "Kiev")
 FACTS = [{"subject": one, "prompt": "{} lies in", "target_new": "Chile"} for one in SUBJECTS]
 
 
-class Bench:
-    """A store with edits of a tiny model, and a way to run checks in it."""
-
-    def __init__(self, base: LoadedModel, root: Path) -> None:
-        self.base, self.store = base, Store.open(root / "store")
-        give_moments(base, self.store, root)
-        self.runner, self.views = made(base, self.store)
-        self.settings = Settings(store=self.store.root)
-        self.told: list[Progress] = []
+class Bench(ReadBench):
+    """Every edit moves head; a way to run checks."""
 
     def edit(self, *facts: dict[str, Any], **more: Any) -> Manifest:
         parent = self.store.head.read().version
-        number = len(list(self.store.versions.all()))
-        manifest, _ = edit_on(self.runner, an_edit(*facts, number=number, **more), parent)
+        manifest = super().edit(*facts, **more)
         self.store.head.move(
             manifest.id, expected=parent, job_id=None, fence=1, who="test", why="edit"
         )
@@ -70,15 +56,7 @@ class Bench:
 
     def run(self, job: Job) -> CheckResult:
         """One attempt."""
-        control = ReadControl(
-            publish=self.told.append, checkpoint=lambda: None, pause=lambda: None,
-            give_way=lambda: None,
-        )  # fmt: skip
-        views = VersionViews(self.base, self.store)
-        work = self.store.drafts.work_folder(job.id)
-        moments = SharedMoments(self.base, self.store, self.settings)
-        task = Task(job, control, self.base, views, self.store, self.settings, work, moments)
-        return checks.run(task)
+        return checks.run(self.task(job))
 
     def ended(self, **payload: Any) -> CheckResult:
         """A check that has ended, as the lane ends it."""

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.library import tiny
-from support.service.edit_runner import FACT, MODEL, an_edit, edit_on, give_moments
-from support.service.edit_runner import runner_and_views as made
+from support.service.edit_runner import FACT, MODEL, ReadBench
 
 import jeep_core
 from jeep_core.errors import Cancelled
@@ -20,37 +19,20 @@ from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.source import DEFAULT_CORPUS
 from jeep_core.monitor import Monitor
-from service.contracts.jobs import Job, JobKind, Progress, new_id, now
+from service.contracts.jobs import Job, JobKind, new_id, now
 from service.contracts.schemas.effects.drift import DriftPayload, DriftResult, DriftText
-from service.settings import Settings
-from service.store import Store
 from service.worker.editing.unrelated import unrelated_facts, unrelated_text
 from service.worker.failures import Refused
 from service.worker.kinds import drifts
-from service.worker.lanes.read_lane import ReadControl, Task
-from service.worker.moments import SharedMoments
 from service.worker.versions import causes as causing
-from service.worker.versions.views import VersionViews
 
 TEXTS = [DriftText(text=text, kind=kind) for text, kind in zip(tiny.TEXTS[:4], "abab", strict=True)]
 PARIS = {"subject": "Paris", "prompt": "{} belongs to", "target_new": "Peru"}
 ASKED = ["Lyon lies in", "Oslo is a city in"]
 
 
-class Bench:
-    """A store with edits of a tiny model, and a way to run jobs in it."""
-
-    def __init__(self, base: LoadedModel, root: Path) -> None:
-        self.base, self.store = base, Store.open(root / "store")
-        give_moments(base, self.store, root)
-        self.runner, self.views = made(base, self.store)
-        self.settings = Settings(store=self.store.root)
-        self.told: list[Progress] = []
-
-    def edit(self, *facts: dict[str, Any], **more: Any) -> str:
-        on = self.store.head.read().version
-        number = len(list(self.store.versions.all()))
-        return edit_on(self.runner, an_edit(*facts, number=number, **more), on)[0].id
+class Bench(ReadBench):
+    """A way to run drifts; head stays where it is."""
 
     def run(self, **payload: Any) -> DriftResult:
         job_id = new_id("job")
@@ -62,16 +44,7 @@ class Bench:
         job = Job(
             id=job_id, kind=JobKind.DRIFT, payload=filled.model_dump(mode="json"), created_at=now()
         )
-        control = ReadControl(
-            publish=self.told.append, checkpoint=lambda: None, pause=lambda: None,
-            give_way=lambda: None,
-        )  # fmt: skip
-        views = VersionViews(self.base, self.store)
-        work = self.store.drafts.work_folder(job_id)
-        moments = SharedMoments(self.base, self.store, self.settings)
-        return drifts.run(
-            Task(job, control, self.base, views, self.store, self.settings, work, moments)
-        )
+        return drifts.run(self.task(job))
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +110,9 @@ def test_the_worst_places_are_explained_by_facts(bench: Bench) -> None:
 
 
 def test_only_facts_between_the_two_versions_explain(bench: Bench) -> None:
-    first = bench.edit(PARIS)
+    first = bench.edit(PARIS).id
     bench.store.head.move(first, expected="v0", job_id=None, fence=1, who="test", why="edit")
-    second = bench.edit(FACT)
+    second = bench.edit(FACT).id
     found = bench.run(version=second, against=first)
     versions = {f.version for place in found.worst for f in place.facts or []}
     assert versions == {second}
@@ -147,7 +120,7 @@ def test_only_facts_between_the_two_versions_explain(bench: Bench) -> None:
 
 def test_why_places_are_not_explained(bench: Bench) -> None:
     bench.edit(FACT)
-    other = bench.edit(PARIS)  # on base, beside the first
+    other = bench.edit(PARIS).id  # on base, beside the first
     found = bench.run(version="v1", against=other)
     assert found.not_explained is not None
     assert f"v1 is not built on {other}" in found.not_explained
@@ -189,7 +162,7 @@ def test_what_ships_names_no_subject_of_either_version(
 
     monkeypatch.setattr(drifts, "unrelated_facts", noted)
     bench.edit({"subject": "France", "prompt": "{} lies in", "target_new": "Peru"})
-    other = bench.edit(FACT)  # on base, beside the first
+    other = bench.edit(FACT).id  # on base, beside the first
     few = {"texts": [], "prompts": None, "worst": 0, "explained": 0}
     for version, against in (("v1", other), (other, "v1"), ("v0", "v1"), ("v1", "v0")):
         bench.run(version=version, against=against, **few)

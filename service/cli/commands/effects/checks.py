@@ -76,9 +76,9 @@ def check_table(answer: Check) -> RenderableType:
     result = answer.result
     if result is None:
         return tables.without_result(answer)
-    counts = f"{result.held} hold, {result.missing} do not"
+    counts = f"held {result.held}, lost or never taken {result.missing}"
     if result.unasked:
-        counts += f", {result.unasked} could not be asked"
+        counts += f", not asked {result.unasked}"
     asked = counted(result.live, "live fact")
     if result.asked < result.live:
         asked = f"{result.asked} of {asked}, drawn with seed {result.seed}"

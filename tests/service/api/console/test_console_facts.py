@@ -160,11 +160,11 @@ def test_a_version_is_asked_all_its_facts_from_the_page(known: httpx.Client, kep
     assert "The check was cancelled." in seen(known.get("/console/facts/check", params=place))
     done = add_check(kept, "v1", {"v1": [1]}, {"v1": [0]})
     answer = known.get("/console/facts/check", params={"id": done.payload["check_id"]})
-    assert "v1 was asked 2 facts: 1 hold, 1 do not" in seen(answer)
+    assert "v1 was asked 2 facts: held 1, lost or never taken 1" in seen(answer)
     assert "/console/facts?version=v1&amp;holds=false" in answer.text
     some = add_check(kept, "v1", {"v1": [1]}, {})
     answer = known.get("/console/facts/check", params={"id": some.payload["check_id"]})
-    assert "v1 was asked 1 fact: 1 hold, 0 do not" in seen(answer)
+    assert "v1 was asked 1 fact: held 1, lost or never taken 0" in seen(answer)
     assert known.get("/console/facts/check", params={"id": "check_x"}).status_code == 404
     rows = seen(known.get("/console/facts/rows", params={"version": "v1"}))
     assert "does not hold by a check of v1" in rows

@@ -247,14 +247,16 @@ class TestCommand:
         text = self.shown(a_check())
         assert (
             "check_1: v1 was asked 4 of 9 live facts, drawn with seed 3: "
-            "1 hold, 2 do not, 1 could not be asked" in text
+            "held 1, lost or never taken 2, not asked 1" in text
         )
         assert "Lyon is in Italy France v1" in text
         assert "and 1 more: jeep versions facts --missing --version v1 lists them" in text
         assert "jeep versions check --show check_1 --missing FILE, then jeep edit FILE" in text
         assert "Nice is in Peru not finite" in text
         whole = a_check(asked=9, held=9, missing=0, unasked=0, missing_facts=[], unasked_facts=[])
-        assert self.shown(whole) == "check_1: v1 was asked 9 live facts: 9 hold, 0 do not"
+        assert (
+            self.shown(whole) == "check_1: v1 was asked 9 live facts: held 9, lost or never taken 0"
+        )
 
     def test_one_without_a_result_says_why(self) -> None:
         waiting = a_check().model_copy(update={"result": None, "status": JobStatus.CANCELLED})

@@ -7,7 +7,8 @@ failed otherwise is tried again in the next run.  Small sizes come first, as far
 ``--minutes`` allow.  A seed draws the facts, the same ones for all editors, from every second
 record of a suite.  Up to 100 facts are edited at once, more of them in batches of 100, each on
 the version before.  Hyper-parameters are those of the preset, else what ``"auto"`` chooses; facts
-are asked plainly.  ``--page`` writes the table between two marks of a page.
+are asked plainly.  ``--page`` writes the table between two marks of a page, in which the rows of
+models, suites, sizes and editors that the folder has nothing about stay as they are.
 
     python -m bench.editors.comparison smollm2-135m=FOLDER --suites counterfact=FILE \\
         --sizes 1 10 100 1000 --minutes 240 --folder cells --page docs/comparison.md
@@ -55,6 +56,7 @@ SHOWN = (
     "efficacy", "generalization", "locality", "score", "free_contains", "free_exact",
     "free_contains_generalization",
 )  # fmt: skip
+REFUSED = "Without figures:"
 HEAD = (
     "| model | suite | facts | editor | ES | GS | LS | Score | contains | exact "
     "| rephrasing contains | CPU s a fact | peak, MB |"
@@ -252,25 +254,30 @@ def table(args: argparse.Namespace) -> list[str]:
         elif found is not None:
             key = (cell.model, cell.suite, cell.size, cell.editor)
             groups.setdefault(key, []).append(found)
-    lines, refused = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"], dict[str, str]()
-    for (model, suite, size, editor), records in sorted(
-        groups.items(), key=lambda item: (item[0][:3], _order(args.editors, item[0][3]))
-    ):
+    rows, refused = dict(rows_of_page(args.page)), dict[str, str]()
+    with_figures = set[str]()
+    for key, records in groups.items():
         done = [one for one in records if "rows" in one]
-        if not done:
-            refused.setdefault(f"{editor} on {model}", records[0]["refused"])
-            continue
-        lines.append(f"| {model} | {suite} | {size} | {editor} | {' | '.join(_row(done))} |")
+        if done:
+            with_figures.add(f"{key[3]} on {key[0]}")
+            rows[key] = f"| {' | '.join([*map(str, key), *_row(done)])} |"
+        else:
+            rows.pop(key, None)
+            refused.setdefault(f"{key[3]} on {key[0]}", records[0]["refused"])
+    earlier = {k: v for k, v in refusals_of_page(args.page) if k not in with_figures}
+    refused = earlier | refused
+    lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
+    lines += [rows[key] for key in sorted(rows, key=lambda key: (key[:3], _order(key[3])))]
     if refused:
-        lines += ["", "Without figures:", ""]
+        lines += ["", REFUSED, ""]
         lines += [f"- {name}: {why}" for name, why in refused.items()]
     if failed:
         lines += ["", "Failed, and tried again by the next run:", "", *failed]
     return lines
 
 
-def _order(editors: Sequence[str], editor: str) -> int:
-    return -1 if editor == UNEDITED else list(editors).index(editor)
+def _order(editor: str) -> int:
+    return -1 if editor == UNEDITED else list(EDITORS).index(editor)
 
 
 def _row(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -287,19 +294,47 @@ def _row(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*found, f"{max(peaks):,.0f}" if peaks else ""]
 
 
+def rows_of_page(page: Path | None) -> Iterator[tuple[tuple[str, str, int, str], str]]:
+    """Model, suite, number of facts and editor of the rows that a page has, with each row."""
+    if page is None:
+        return
+    lines = _parts(page)[1].strip().splitlines()
+    if lines[:1] != [HEAD]:  # other columns: all of it is measured again
+        return
+    for line in lines[2:]:
+        cells = [one.strip() for one in line.strip("|").split("|")]
+        if len(cells) == HEAD.count("|") - 1 and cells[3] in (UNEDITED, *EDITORS):
+            yield (cells[0], cells[1], int(cells[2]), cells[3]), line
+
+
+def refusals_of_page(page: Path | None) -> Iterator[tuple[str, str]]:
+    """``EDITOR on MODEL`` and the reason of everything that a page lists as without figures."""
+    if page is None:
+        return
+    listed = _parts(page)[1].partition(f"\n{REFUSED}\n\n")[2].partition("\n\n")[0]
+    for line in listed.strip().splitlines():
+        name, _, why = line.removeprefix("- ").partition(": ")
+        yield name, why
+
+
 def write_page(page: Path, lines: Sequence[str]) -> None:
     """Put the table between the two marks of a page.
 
     Raises:
         JeepError: the page lacks them.
     """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise JeepError(f"{page}: write {BEGIN} and {END} where the table belongs")
+    before, _, after = _parts(page)
     table_text = "\n".join(lines)
     write_atomically(page, f"{before}{BEGIN}\n{table_text}\n{END}{after}")
+
+
+def _parts(page: Path) -> tuple[str, str, str]:
+    """Text of a page before, between and after its two marks."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    between, end, after = rest.partition(END)
+    if not begin or not end:
+        raise JeepError(f"{page}: write {BEGIN} and {END} where the table belongs")
+    return before, between, after
 
 
 def main() -> None:

@@ -261,6 +261,43 @@ def test_many_facts_are_edited_batch_after_batch(monkeypatch: pytest.MonkeyPatch
     assert played.batches == [["Lyon 0", "Lyon 1"], ["Lyon 2", "Lyon 3"], ["Lyon 4"]]
 
 
+def test_what_this_folder_has_no_figures_of_stays_on_the_page(
+    root: Path, processes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [
+        "| other | rivers | 10 | jeep | 90.0 (1–2) |" + " |" * 8,
+        "| tiny | lakes | 10 | memit | 91.0 (1–2) |" + " |" * 8,
+        "| tiny | rivers | 100 | memit | 92.0 (1–2) |" + " |" * 8,
+    ]
+    old = "| tiny | rivers | 2 | memit | 0.1 (0–1) |" + " |" * 8
+    page = root / "grown.md"
+    refusals = ["- rome on other: too small: 2", "- mend on tiny: old", "- memit on tiny: old"]
+    why = [comparison.REFUSED, "", *refusals]
+    rule = "|---" * 13 + "|"
+    page.write_text("\n".join([BEGIN, comparison.HEAD, rule, *kept, old, "", *why, END]))
+    monkeypatch.setattr("subprocess.run", None)  # every cell of this folder is there
+    run(root, monkeypatch, "--page", str(page))
+    lines = page.read_text().splitlines()
+    shown = [line for line in lines if line.startswith("| ") and line != comparison.HEAD]
+    assert [line.split(" | ")[:4] for line in shown] == [
+        ["| other", "rivers", "10", "jeep"],
+        ["| tiny", "lakes", "10", "memit"],
+        ["| tiny", "rivers", "2", "unedited"],
+        ["| tiny", "rivers", "2", "memit"],
+        ["| tiny", "rivers", "2", "ft-wd"],
+        ["| tiny", "rivers", "100", "memit"],
+    ]
+    assert set(kept) < set(shown)
+    assert old not in shown
+    assert "- rome on other: too small: 2" in lines
+    [mend] = [line for line in lines if line.startswith("- mend on tiny: ")]
+    assert not any(line.startswith("- memit on tiny: ") for line in lines)  # it has figures now
+    assert mend.startswith("- mend on tiny: /hparams: ")
+    again = page.read_text()
+    run(root, monkeypatch, "--page", str(page))
+    assert page.read_text() == again
+
+
 def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("no mark")
     with pytest.raises(JeepError, match="where the table belongs"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -99,6 +101,15 @@ def test_folders_of_tests_mirror_the_rooms(package: str) -> None:
 def test_names_of_test_files_are_unique() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py") if "gpu" not in path.parts]
     assert sorted(names) == sorted(set(names))
+
+
+def test_every_folder_of_tests_is_run_by_a_command() -> None:
+    """All that is not run by ``make test`` has a command of its own, which names it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    always = set(settings["tool"]["pytest"]["ini_options"]["testpaths"])
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8")
+    homes = {"/".join(folder.relative_to(ROOT).parts[:2]) for folder in folders_of_tests()}
+    assert homes - {home for home in homes if re.search(f"pytest .*{home}\\b", recipes)} == always
 
 
 def test_no_test_imports_another() -> None:

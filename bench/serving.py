@@ -10,10 +10,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import psutil
 
 from service.client import Client
 
@@ -58,6 +60,16 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
             return text.partition("listening at ")[2].split()[0]
         time.sleep(0.1)
     raise RuntimeError(log.read_text())
+
+
+def cpu_seconds() -> float:
+    """Processor time of all processes that this one has started, in seconds."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def body(i: int, tokens: int = 16) -> dict[str, Any]:

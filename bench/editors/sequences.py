@@ -19,8 +19,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -45,8 +47,13 @@ from jeep_core.moments.cache import Moments
 from jeep_core.probe.defaults.from_record import hparams_for
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import EditorHParams
-from jeep_core.suites import load_suite
+from jeep_core.suites import Case, load_suite
 from jeep_core.text.chat import has_template
+
+HEAD = (
+    "| editor | first | middle | last | all: contains | exact | drift | perplexity | ‖ΔW‖/‖W‖ "
+    "| CPU s a fact |\n" + 10 * "|---" + "|"
+)
 
 
 @dataclass
@@ -146,20 +153,29 @@ def follow(
             pairs = zip(done, written(line.view, done), strict=True)
             lost = [fact for fact, one in pairs if not one.contains][: len(batch)]
         print(f"  batch {number + 1} of {len(batches)}: {seconds:.0f} s of CPU", flush=True)
-    every = [fact for batch in batches for fact in batch]
-    scores = written(line.view, every)
+    found |= figures(line.view, batches, texts, base)
     found["written"] = {name: shares(some) for name, some in heard.items()}
-    found["end"] = {
-        name: shares(written(line.view, [fact for i in places for fact in batches[i]]))
-        for name, places in chosen.items()
-    }
-    found["all"] = shares(scores)
-    found["seconds_a_fact"] = seconds / len(every)
-    found["drift"] = drift(base, line.view, [Passage(text) for text in texts]).kl
-    found["perplexity_ratio"] = perplexity(line.view, texts) / perplexity(base, texts)
-    found["norms"] = norms(line.view)
+    found["seconds_a_fact"] = seconds / sum(map(len, batches))
     found["abilities"] = abilities(line.view, tasks)
     return found
+
+
+def figures(
+    view: ModelView, batches: Sequence[Sequence[Fact]], texts: Sequence[str], base: ModelView
+) -> dict[str, Any]:
+    """How much of all batches a version writes, and how far it is from the unedited one."""
+    told = written(view, [fact for batch in batches for fact in batch])
+    ends = list(accumulate(map(len, batches)))
+    return {
+        "end": {
+            name: shares(told[ends[places[0]] - len(batches[places[0]]) : ends[places[-1]]])
+            for name, places in tenths(len(batches)).items()
+        },
+        "all": shares(told),
+        "drift": drift(base, view, [Passage(text) for text in texts]).kl,
+        "perplexity_ratio": perplexity(view, texts) / perplexity(base, texts),
+        "norms": norms(view),
+    }
 
 
 def norms(view: ModelView) -> dict[str, float]:
@@ -180,56 +196,83 @@ def row(name: str, found: Mapping[str, Any]) -> str:
         for place in ("first", "middle", "last")
     ]
     every, largest = found["all"], max(found["norms"].values())
-    figures = (
+    others = (
         f"{every[key]:.1f} | {every['exact']:.1f} | {found['drift']:.3f}",
         f"{found['perplexity_ratio']:.3f} | {largest:.2f} | {found['seconds_a_fact']:.2f}",
     )
-    return f"| {' | '.join([name, *cells, *figures])} |"
+    return f"| {' | '.join([name, *cells, *others])} |"
 
 
-def main() -> None:
-    """Measure one editor after the other, print the table as it grows, and write all figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+def batches_of(suite: str, facts: int, batch: int) -> list[list[Case]]:
+    """The first facts of a suite in batches; a question that is asked twice has one answer."""
+    cases = load_suite(suite).cases[:facts]
+    unlike = list({one.key: one for one in cases}.values())
+    return [unlike[i : i + batch] for i in range(0, len(unlike), batch)]
+
+
+def texts_of(file: Path) -> list[str]:
+    """The texts of a JSON list, in which a record stands for its longest field."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return [one if isinstance(one, str) else max(one.values(), key=len) for one in found]
+
+
+@contextmanager
+def tasks_of(names: Sequence[str], documents: int | None) -> Iterator[Tasks | None]:
+    """Bundled tasks, if any are named, with so many ``documents`` of each at most."""
+    files = [file for name in names for file in find(name, None).tasks]
+    with TemporaryDirectory(prefix="tasks-") as tables:
+        yield load_tasks(files, Path(tables), documents) if files else None
+
+
+def unedited(
+    base: LoadedModel, batches: Sequence[Sequence[Fact]], batch: int, tasks: Tasks | None
+) -> dict[str, Any]:
+    """The beginning of a report, which is printed, too."""
+    facts, able = sum(map(len, batches)), abilities(ModelView(base), tasks)
+    print(f"{base.name}, {facts} facts in batches of {batch} {able or ''}", flush=True)
+    return {"model": base.name, "facts": facts, "batch": batch, "abilities": able}
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """What every command that measures a long sequence can be told."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model")
     parser.add_argument("--suite", required=True)
     parser.add_argument("--facts", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--editors", nargs="+", default=["jeep", "memit", "alphaedit"])
-    parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
-    parser.add_argument("--mend", action="store_true")
     parser.add_argument("--tasks", nargs="+", default=[], help="such as general_choice")
     parser.add_argument("--documents", type=int, help="Of each task at most.")
     parser.add_argument("--texts", type=Path, required=True, help="JSON list of unrelated texts")
-    parser.add_argument("--folder", type=Path, help="Where moments and probes are kept.")
     parser.add_argument("--out", type=Path, default=Path("sequences.json"))
+    return parser
+
+
+def main() -> None:
+    """Measure one editor after the other, print the table as it grows, and write all figures."""
+    parser = options((__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--editors", nargs="+", default=["jeep", "memit", "alphaedit"])
+    parser.add_argument("--hparams", type=json.loads, default={"contexts": "plain"})
+    parser.add_argument("--mend", action="store_true")
+    parser.add_argument("--folder", type=Path, help="Where moments and probes are kept.")
     args = parser.parse_args()
     base = jeep_core.load(args.model)
-    cases = [one for one in load_suite(args.suite).cases if isinstance(one, Fact)][: args.facts]
-    # a subject that is asked the same twice would be told two answers
-    unlike = list({one.key: one for one in cases}.values())
-    batches = [unlike[i : i + args.batch] for i in range(0, len(unlike), args.batch)]
-    texts = json.loads(args.texts.read_text(encoding="utf-8"))
-    texts = [one if isinstance(one, str) else max(one.values(), key=len) for one in texts]
-    trials, _, record = by_default(base, unlike, args.folder)
-    files = [file for name in args.tasks for file in find(name, None).tasks]
-    tables = TemporaryDirectory(prefix="tasks-")
-    tasks = load_tasks(files, Path(tables.name), args.documents) if files else None
-    unedited = abilities(ModelView(base), tasks)
-    print(f"{base.name}, {len(unlike)} facts in batches of {args.batch} {unedited or ''}")
-    print("| editor | first | middle | last | all: contains | exact | drift | perplexity | ‖ΔW‖/‖W‖"
-          " | CPU s a fact |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
-    report: dict[str, Any] = {"model": base.name, "facts": len(unlike), "batch": args.batch}
-    report["abilities"] = unedited
-    for editor in args.editors:
-        hparams = hparams_for(
-            record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
-        )
-        take_prefixes(trials, hparams)
-        line = Line(base, editor, hparams, trials.moments, trials.prefixes)
-        found = follow(line, batches, texts, args.mend, tasks)
-        report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}
-        print(row(editor, found), found["abilities"] or "", flush=True)
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    batches = batches_of(args.suite, args.facts, args.batch)
+    texts = texts_of(args.texts)
+    every = [one for batch in batches for one in batch]
+    trials, _, record = by_default(base, every, args.folder)
+    with tasks_of(args.tasks, args.documents) as tasks:
+        report = unedited(base, batches, args.batch, tasks)
+        print(HEAD)
+        for editor in args.editors:
+            hparams = hparams_for(
+                record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
+            )
+            take_prefixes(trials, hparams)
+            line = Line(base, editor, hparams, trials.moments, trials.prefixes)
+            found = follow(line, batches, texts, args.mend, tasks)
+            report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}
+            print(row(editor, found), found["abilities"] or "", flush=True)
+            args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

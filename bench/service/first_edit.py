@@ -13,15 +13,12 @@ import argparse
 import json
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
-from bench.serving import service
+from bench.serving import cpu_seconds, service
 from service.client import Client
 from service.contracts.jobs import JobStatus
 from service.contracts.jobs import Progress as JobProgress
@@ -51,16 +48,6 @@ class Timed:
     moments: str | None
     warnings: list[str]
     phases: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-
-def cpu_seconds() -> float:
-    """Processor time of all processes that this one has started, in seconds."""
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
 
 
 def timed(client: Client, fact: tuple[str, str, str]) -> Timed:

@@ -234,7 +234,7 @@ def unedited(
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """What every command that measures a long sequence can be told."""
+    """Options of every command that measures a long sequence."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("model")
     parser.add_argument("--suite", required=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Protocol
-
-import torch
 
 from jeep_core.editing import EditResult as CoreResult
 from jeep_core.editing import edit_checked
@@ -56,14 +54,13 @@ from service.worker.editing.records import (
     recorded,
     sha256_of,
 )
+from service.worker.editing.storing import RECORD, Stored, storing
 from service.worker.gate import Gate
 from service.worker.lanes.control import JobControl
 from service.worker.lanes.lane import Work
 from service.worker.lanes.write_task import WriteTask
 from service.worker.moments import SharedMoments
 from service.worker.threads import edit_threads
-from service.worker.versions import tensors
-from service.worker.versions.earlier_edits import STATE
 from service.worker.versions.views import VersionViews, fact_of
 
 
@@ -118,6 +115,7 @@ class _Made:
     after: Measured
     outcomes: Sequence[measuring.Outcome]
     asked: earlier.Found
+    stored: Callable[[], Stored]
     report: EarlierFacts | None = None
     warnings: Sequence[str] = ()
 
@@ -244,7 +242,7 @@ class EditRunner:
             earlier=made.report,
         )
         summary.protocols = protocols_of(summary, chosen.hparams, self.base.name, self._settings)
-        return self._manifest(job, payload, summary, result, inputs), result.view
+        return self._manifest(job, payload, summary, made, inputs), result.view
 
     def _made(
         self,
@@ -327,11 +325,15 @@ class EditRunner:
             first = before()
             control.checkpoint()
             control.progress("measure after", 0, 1)
-            with self._measurer.earlier(some, view, result.view, free, monitor) as asked:
+            certain = payload.guards is None and not payload.repair
+            with (
+                storing(self._store, result, beside=certain) as stored,
+                self._measurer.earlier(some, view, result.view, free, monitor) as asked,
+            ):
                 after = self._measurer.measure(result.view, batch, monitor)
             held = asked()
         found = measuring.outcomes(facts, first.said, after.said, result.values)
-        return _Made(payload, result, first, after, found, held)
+        return _Made(payload, result, first, after, found, held, stored)
 
     def _hparams(self, payload: EditPayload, control: JobControl) -> tuple[Chosen, dict[str, str]]:
         """The hyper-parameters, and the hash of the probe that they are from, if any."""
@@ -349,16 +351,12 @@ class EditRunner:
         job: Job,
         payload: EditPayload,
         summary: EditResult,
-        result: CoreResult,
+        made: _Made,
         inputs: Mapping[str, str],
     ) -> Manifest:
         summary.warnings += outcome_warnings(summary)
-        check_record(summary, "the edit's result")  # before a tensor is stored
-        store, view = self._store, result.view
-        artifacts: dict[str, torch.Tensor] = dict(result.delta.tensors())
-        for (region, layer), keys in result.keys.items():
-            artifacts[f"keys.{region}.{layer}"] = keys
-        artifacts |= {f"{STATE}{name}": tensor for name, tensor in result.state.items()}
+        check_record(summary, RECORD)
+        result, stored = made.result, made.stored()
         inputs = {**inputs, **result.inputs, "prefixes": sha256_of(result.prefixes)}
         layers = result.hparams.moment_layers
         if layers:
@@ -373,10 +371,10 @@ class EditRunner:
             preset=payload.preset,
             hparams=result.hparams.model_dump(mode="json"),
             facts=payload.facts,
-            tensors=tensors.put_all(store, view.replaced),
-            artifacts=tensors.put_all(store, artifacts),
+            tensors=stored.tensors,
+            artifacts=stored.artifacts,
             inputs=inputs,
-            weights_sha256=view.weights_sha256(),
+            weights_sha256=stored.weights_sha256(self.base),
             created_at=now(),
             result=summary,
             staged=not payload.activate,

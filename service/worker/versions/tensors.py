@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 
@@ -45,14 +46,33 @@ def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
 
 
 def put_all(store: Store, named: Mapping[str, torch.Tensor]) -> list[TensorRef]:
-    """Store tensors, in the order of their names, by several threads.
+    """Store tensors, in the order of their names, by several threads."""
+    with putting(store, named) as put:
+        return put()[0]
+
+
+@contextmanager
+def putting(
+    store: Store, *groups: Mapping[str, torch.Tensor]
+) -> Iterator[Callable[[], list[list[TensorRef]]]]:
+    """Store tensors beside the block, by several threads.
 
     Most of the time goes into waiting for the disk, which makes many files durable in the time of a
-    few.
+    few.  What is yielded waits for the references, of each group in the order of its names, and
+    raises what storing has raised.  The block does not end before the threads; what they have not
+    begun when it fails is left out.
     """
     lane = threading.current_thread().name
     with ThreadPoolExecutor(WRITERS, thread_name_prefix=f"{lane}-tensors") as pool:
-        return list(pool.map(lambda name: put(store, name, named[name]), sorted(named)))
+        begun = [
+            [pool.submit(put, store, name, named[name]) for name in sorted(named)]
+            for named in groups
+        ]
+        try:
+            yield lambda: [[one.result() for one in group] for group in begun]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def get(store: Store, ref: TensorRef) -> torch.Tensor:

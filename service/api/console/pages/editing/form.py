@@ -54,6 +54,10 @@ async def edit_page(
         str | None,
         Query(description="Begin with facts that this edit found missing."),
     ] = None,
+    missing: Annotated[
+        str | None,
+        Query(description="Begin with the facts that this check found not to hold."),
+    ] = None,
     again: Annotated[str | None, Query(description="Begin with the facts of this edit.")] = None,
 ) -> Response:
     """The page, with the facts that a link may bring."""
@@ -66,6 +70,8 @@ async def edit_page(
         settings = await run_in_threadpool(_sent_with, state, edit)
     if lost is not None:
         facts = await _not_said_after(state, Calls(request), lost)
+    if missing is not None:
+        facts = await Calls(request).lines(at("/checks/{}/missing", missing))
     about = await run_in_threadpool(_about, state)
     return page(
         request,

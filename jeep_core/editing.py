@@ -40,11 +40,11 @@ from jeep_core.monitor import NOTHING, Clock, Monitor
 from jeep_core.probe.anchor import anchor_for
 from jeep_core.probe.defaults.choose import choose
 from jeep_core.probe.defaults.editor_choice import check_alone
-from jeep_core.probe.defaults.from_record import AUTO, Chosen, check_automatic
+from jeep_core.probe.defaults.from_record import Chosen, asked_for
 from jeep_core.probe.defaults.possible import editor_for
 from jeep_core.spec.chats import in_chat, parse_chat_facts
 from jeep_core.spec.facts import Fact, deduplicate
-from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
+from jeep_core.spec.hparams import AUTO, Contexts, EditorHParams, contexts_of
 from jeep_core.spec.positions import check_facts, context_rows
 from jeep_core.text.chat import has_template
 from jeep_core.values.anchor import anchor_warnings
@@ -117,7 +117,7 @@ def edit(
             ``previous_keys``; then without preset, hparams (but ``"auto"``) and states.
         preset: name of a preset; default: the first one shipped for this model and editor.
         hparams: changes to the preset, or the complete hyper-parameters.  Without a preset for the
-            model what is left out is chosen by a probe; ``"auto"``: also with one.
+            model, or with ``"auto"`` for one, what is left out is chosen by a probe.
         presets: folder of own presets, taken before those shipped.
         probes: folder in which a probe of the model, and ``norm_anchor``'s norm, is kept.
         prefixes: texts before the prompts, the empty one first; default: sampled.
@@ -144,8 +144,9 @@ def edit(
     if editor == AUTO_EDITOR:
         check_alone(preset, hparams, states)
         own = None if hypernetworks is None else Path(hypernetworks)
+        automatic = AUTO in (preset, hparams)
         choice = editor_for(
-            base, len(facts), previous_keys or {}, hparams == AUTO, presets=presets, networks=own
+            base, len(facts), previous_keys or {}, automatic, presets=presets, networks=own
         )
         editor, reason = choice.editor, choice.reason
     known = own_presets(base.name, editor, preset, presets, base.shape)
@@ -326,16 +327,14 @@ def resolve(
         InvalidHParams: unknown editor or preset, wrong values, or nothing to choose them by.
         Whatever ``monitor.check`` raises.
     """
-    if isinstance(hparams, str):
-        if hparams != AUTO:
-            message = f'must be a mapping, or "auto", not {hparams!r}'
-            raise InvalidHParams([FieldProblem("/hparams", "no_hparams", message)])
-        check_automatic(editor, preset)
-        return choose(base, editor, folder=probes, monitor=monitor)[0]
-    if needs_choice(editor, presets, preset, hparams):
-        return choose(base, editor, folder=probes, changes=hparams, monitor=monitor)[0]
+    if isinstance(hparams, str) and hparams != AUTO:
+        message = f'must be a mapping, or "auto", not {hparams!r}'
+        raise InvalidHParams([FieldProblem("/hparams", "no_hparams", message)])
+    automatic, changes = asked_for(editor, preset, hparams)
+    if automatic or needs_choice(editor, presets, preset, changes):
+        return choose(base, editor, folder=probes, changes=changes, monitor=monitor)[0]
     name, checked = preset_hparams(
-        editor, presets, preset, hparams, base.n_layers, chat=has_template(base)
+        editor, presets, preset, changes, base.n_layers, has_template(base)
     )
     return Chosen(checked, "given" if name is None else "preset")
 

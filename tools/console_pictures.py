@@ -24,6 +24,7 @@ NAMES = (
     "ask-empty-phone-dark",
     "history-desktop-light",
     "roll-back-desktop-light",
+    "facts-checked-desktop-light",
     "fact-desktop-dark",
 )
 COLOURS = 128

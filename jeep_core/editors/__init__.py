@@ -129,6 +129,11 @@ def available() -> tuple[dict[str, EditorRecord], list[str]]:
     return found, problems
 
 
+def hparam_names() -> set[str]:
+    """The names of the hyper-parameters of all usable editors."""
+    return {name for found in available()[0].values() for name in found.hparams.model_fields}
+
+
 def in_order() -> list[str]:
     """The usable editors in the order of tables and legends, the paper's."""
     found, _ = available()

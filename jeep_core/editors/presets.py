@@ -8,7 +8,7 @@ from typing import Any
 
 from jeep_core.editors import hparams_class
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.spec.hparams import load_preset, presets_for
+from jeep_core.spec.hparams import AUTO, load_preset, presets_for
 
 
 def own_presets(
@@ -20,6 +20,8 @@ def own_presets(
 ) -> dict[str, Mapping[str, Any]]:
     """An editor's presets for a model by name, the default first; also the one that is named.
 
+    ``preset``: a name, or ``"auto"``, which names none.
+
     ``shape``: the model's number of layers and hidden size; one of the same name but of another
     shape has no presets.
 
@@ -30,7 +32,7 @@ def own_presets(
     presets: dict[str, Mapping[str, Any]] = {
         p.name: p.hparams for p in presets_for(model, folder, shape) if p.editor == editor
     }
-    if preset is not None:  # one made for another model is fine here
+    if preset not in (None, AUTO):  # one made for another model is fine here
         chosen = load_preset(preset, folder)
         if chosen.editor != editor:
             message = f"preset {preset!r} is for the editor {chosen.editor!r}, not {editor!r}"

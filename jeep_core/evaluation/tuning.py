@@ -21,7 +21,7 @@ from jeep_core.editors.search import layers_at, search_of, spans_at, start, weig
 from jeep_core.errors import InvalidHParams, JeepError
 from jeep_core.evaluation.metrics import Summary, harmonic_mean
 from jeep_core.evaluation.trials import Trials
-from jeep_core.spec.hparams import EditorHParams, Preset, merge, nested, validate_hparams
+from jeep_core.spec.hparams import AUTO, EditorHParams, Preset, merge, nested, validate_hparams
 
 __all__ = ["Tried", "Tuned", "grid", "search_of", "start", "target", "tune", "write_preset"]
 
@@ -147,6 +147,8 @@ def check_out(path: Path) -> None:
     """
     if path.suffix != ".yaml":
         raise JeepError(f"{path}: a preset is a file named NAME.yaml")
+    if path.stem == AUTO:
+        raise JeepError(f"{path}: no preset is called {AUTO}, which has them chosen: rename it")
     if path.exists():
         raise JeepError(f"{path} exists already")
     if not path.parent.is_dir():

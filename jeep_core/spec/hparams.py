@@ -29,6 +29,8 @@ from jeep_core.spec.matrices import Measured, Place
 from jeep_core.spec.naming import field_problems, known_names, one_line
 
 PRESETS = Path(__file__).parent / "presets"
+AUTO = "auto"
+"""In place of a preset, or of hyper-parameters: they are chosen, although there may be presets."""
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Spread = Literal["sqrt", "linear"]
@@ -312,13 +314,17 @@ def _preset_files(folder: Path | None) -> dict[str, Path]:
     """Files by name; those of the user's folder hide shipped ones.
 
     Raises:
-        InvalidHParams: ``folder`` is not a folder.
+        InvalidHParams: ``folder`` is not a folder, or has a preset of a name that has a meaning.
     """
     if folder is not None and not folder.is_dir():
         message = f"{folder} is no folder of presets (--presets, JEEP_PRESETS)"
         raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)])
     paths = [*PRESETS.glob("*.yaml"), *(folder.glob("*.yaml") if folder else ())]
-    return {path.stem: path for path in paths}
+    found = {path.stem: path for path in paths}
+    if AUTO in found:
+        message = f"{found[AUTO]}: no preset is called {AUTO}, which has them chosen: rename it"
+        raise InvalidHParams([FieldProblem("/preset", "bad_preset", message)])
+    return found
 
 
 def preset_names(folder: Path | None = None) -> list[str]:

@@ -64,7 +64,9 @@ ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", help="The model directory (JEEP_MODELS).")
 ]
 
-Preset = Annotated[str | None, typer.Option(help="Named hyper-parameters.")]
+Preset = Annotated[
+    str | None, typer.Option(help="Named hyper-parameters; auto: chosen for the model.")
+]
 HParams = Annotated[str | None, typer.Option(help="JSON laid over the preset.")]
 SnapshotName = Annotated[str | None, typer.Option("--name", help="Name of the new snapshot.")]
 Parent = Annotated[str | None, typer.Option(help="Refuse unless this is head.")]

@@ -17,7 +17,7 @@ from jeep_core.suites.fields import Malformed
 from jeep_core.text.counting import counted
 from service.cli.common import EXIT_FAILED, check_facts, complain, err, parse_values
 from service.cli.reading import loss_lines
-from service.contracts.schemas import EditRequest, FactIn
+from service.contracts.schemas import AUTO, EditRequest, FactIn
 from service.contracts.schemas.reading import Imported, imported_from
 
 PROBLEMS = 10
@@ -61,16 +61,24 @@ def _is_table(text: str) -> bool:
     return False
 
 
-def with_hparam(hparams: Any, name: str, value: Any) -> dict[str, Any]:
-    """Hyper-parameters, if any are given, with one that has an option of its own.
+def lay_over(body: dict[str, Any], options: dict[str, Any]) -> None:
+    """Put hyper-parameters that have options of their own into the body of an edit.
+
+    ``"auto"`` for all of them becomes ``"auto"`` for the preset, over which these are laid.
 
     Raises:
-        typer.BadParameter: they are no object, such as "auto".
+        typer.BadParameter: its hyper-parameters are no object, or it has a preset beside "auto".
     """
+    if not options:
+        return
+    hparams = body.get("hparams")
+    if hparams == AUTO and body.get("preset") in (None, AUTO):
+        body["preset"], hparams = AUTO, None
     if hparams is not None and not isinstance(hparams, dict):
+        name = next(iter(options))
         message = f"--{name} needs hyper-parameters as an object, or none: leave out --hparams"
         raise typer.BadParameter(message, param_hint=f"--{name}")
-    return {**(hparams or {}), name: value}
+    body["hparams"] = {**(hparams or {}), **options}
 
 
 def tell_losses(imported: Imported | None) -> None:

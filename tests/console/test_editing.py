@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Page, Route, expect
 from support.service.console.pictures import look_at
@@ -120,6 +122,31 @@ def test_nothing_is_lost_and_nothing_sent_twice_when_no_answer_comes(
     assert keys[0] == keys[1]
     page.goto("/console/edit")
     expect(page.locator("#newest tbody tr").first).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"editor": "jeep", "preset": "auto", "hparams": {"n_steps": 3, "low": {"clamp": 2}}},
+        {"editor": "auto", "preset": "auto"},
+    ],
+)
+def test_what_was_to_be_chosen_is_to_be_chosen_when_it_is_sent_again(
+    page: Page, service: str, said: dict[str, Any]
+) -> None:
+    fact = {"subject": "Angers", "prompt": PROMPT, "target_new": "Chile"}
+    edit = httpx.post(f"{service}/edits", json={"facts": [fact], "activate": False, **said}).json()
+    httpx.post(f"{service}/jobs/{edit['id']}/cancel").raise_for_status()
+    page.goto(f"/console/edit?again={edit['edit_id']}")
+    expect(page.locator("#preset")).to_have_value("auto")
+    page.route("**/console/edit", lambda route: route.fulfill(status=422, json={"detail": "kept"}))
+    with page.expect_request(
+        lambda one: one.method == "POST" and one.url.endswith("/edit")
+    ) as sent:
+        page.get_by_role("button", name="Edit", exact=True).click()
+    body = json.loads(sent.value.post_data or "")
+    assert {name: body.get(name) for name in said} == said
+    expect(page.locator("#notice")).to_contain_text("Kept.")
 
 
 def test_an_edit_that_was_accepted_cannot_be_sent_again(page: Page) -> None:

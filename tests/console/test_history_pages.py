@@ -181,3 +181,23 @@ def test_facts_are_searched_and_one_tells_its_history(page: Page, past: dict[str
     page.get_by_role("button", name=re.compile("Ask .* now")).click()
     expect(page.locator("#answer")).to_contain_text("says", timeout=30_000)
     look_at(page, "fact")
+
+
+def test_a_version_is_asked_all_its_facts(page: Page, service: str) -> None:
+    """Two of them never took, in a version that is staged."""
+    hasty = edit(
+        service, ("Nancy", "Egypt"), ("Brest", "Peru"), hparams={"n_steps": 1}, activate=False
+    )
+    page.goto(f"/console/facts?version={hasty}")
+    expect(page.locator("#rows")).to_contain_text(f"after {hasty}")
+    page.get_by_role("button", name=re.compile(rf"Ask {hasty} its \d+ facts now")).click()
+    told = page.locator("#check")
+    expect(told.locator("progress").or_(told.get_by_role("link"))).to_be_visible()
+    expect(told).to_contain_text("2 lost or never taken", timeout=SOON_MS)
+    expect(page.locator("#rows")).to_contain_text(f"by a check of {hasty}")
+    expect(page.locator("#said")).to_contain_text("lost or never taken")
+    page.reload()
+    expect(told).to_contain_text("2 lost or never taken")
+    look_at(page, "facts-checked")
+    told.get_by_role("link", name="Teach those again").click()
+    expect(page.get_by_label("Subject of fact 2", exact=True)).to_have_value("Brest")

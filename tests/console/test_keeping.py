@@ -85,7 +85,7 @@ def test_a_search_is_in_the_address_and_folded_fields_open_for_their_errors(page
     page.goto("/console/facts")
     page.locator("#search").fill("no such subject")
     expect(page.locator("#rows")).to_contain_text("No fact of head has")
-    assert page.url.endswith("/console/facts?search=no+such+subject&version=head")
+    assert page.url.endswith("/console/facts?search=no+such+subject&version=head&holds=")
     page.goto("/console/ask")
     page.locator("#prompts").fill("Lyon")
     fold = page.get_by_text("Candidates and sampling")

@@ -28,8 +28,7 @@ from pydantic import ValidationError
 
 from jeep_core.editors import DEFAULT_EDITOR, record_of
 from jeep_core.errors import FieldProblem, InvalidHParams
-from jeep_core.probe.defaults.from_record import AUTO
-from jeep_core.spec.hparams import InContexts, bare_name
+from jeep_core.spec.hparams import AUTO, InContexts, bare_name
 from jeep_core.text.counting import counted
 
 EVIDENCE = Path(__file__).parent / "data" / "evidence.yaml"
@@ -113,13 +112,15 @@ class EditorChoice:
 
 
 def check_alone(preset: str | None, hparams: Any, states: Sequence[Any] = ()) -> None:
-    """Refuse what belongs to one editor where it is still to choose; ``hparams`` may be "auto".
+    """Refuse what belongs to one editor where it is still to choose.
+
+    ``preset`` and ``hparams`` may be "auto".
 
     Raises:
         InvalidHParams: with a pointer per field.
     """
     problems = []
-    if preset is not None:
+    if preset not in (None, AUTO):
         message = 'a preset belongs to one editor: name that instead of "auto", or leave it out'
         problems.append(FieldProblem("/preset", "with_auto_editor", message))
     if hparams and hparams != AUTO:

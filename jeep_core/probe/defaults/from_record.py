@@ -24,9 +24,8 @@ from jeep_core.probe.defaults.rule import (
     proposed,
 )
 from jeep_core.spec.exact import as_published
-from jeep_core.spec.hparams import EditorHParams, for_model, merge, validate_hparams
+from jeep_core.spec.hparams import AUTO, EditorHParams, for_model, merge, validate_hparams
 
-AUTO = "auto"
 Source = Literal["given", "preset", "kept probe", "probe now", "depths"]
 """Where hyper-parameters come from, in words for answers and manifests."""
 
@@ -45,12 +44,28 @@ class Chosen:
         return None if self.source in ("given", "preset") else RULE
 
 
-def check_automatic(editor: str, preset: str | None = None) -> None:
-    """Refuse ``hparams: "auto"`` where it cannot be followed.
+def asked_for(
+    editor: str, preset: str | None, hparams: Mapping[str, Any] | Literal["auto"]
+) -> tuple[bool, Mapping[str, Any]]:
+    """Whether ``"auto"`` asks for chosen hyper-parameters, and the changes that are given.
+
+    As the preset it takes ``hparams`` for changes to what is chosen; in their place there are none.
 
     Raises:
-        InvalidHParams: an unknown editor, one without automatic hyper-parameters, or a preset
-            beside them.
+        InvalidHParams: as `check_automatic`.
+    """
+    automatic = AUTO in (preset, hparams)
+    if automatic:
+        check_automatic(editor, preset)
+    return automatic, {} if isinstance(hparams, str) else hparams
+
+
+def check_automatic(editor: str, preset: str | None = None) -> None:
+    """Refuse ``"auto"``, for a preset or for hyper-parameters, where it cannot be followed.
+
+    Raises:
+        InvalidHParams: an unknown editor, one without automatic hyper-parameters, or another
+            preset beside them.
     """
     if record_of(editor).automatic is None:
         known = [name for name, record in available()[0].items() if record.automatic is not None]
@@ -58,8 +73,9 @@ def check_automatic(editor: str, preset: str | None = None) -> None:
             f"{editor} has no automatic hyper-parameters, which are for {', '.join(known)}: "
             "name a preset, or give hparams as an object"
         )
-        raise _problem("/hparams", "no_automatic", message)
-    if preset is not None:
+        pointer = "/preset" if preset == AUTO else "/hparams"
+        raise _problem(pointer, "no_automatic", message)
+    if preset not in (None, AUTO):
         message = 'a preset and hparams "auto" exclude each other: leave one of them out'
         raise _problem("/preset", "with_auto", message)
 

@@ -53,6 +53,15 @@ class Calls:
         found = await self._send("GET", path, params=given)
         return answer.model_validate_json(found.content)
 
+    async def lines(self, path: str) -> list[dict[str, Any]]:
+        """The answer of a path that has an object per line.
+
+        Raises:
+            ApiProblem: as the interface answers.
+        """
+        found = await self._send("GET", path)
+        return [json.loads(line) for line in found.content.split(b"\n") if line]
+
     async def post(
         self,
         path: str,

@@ -15,12 +15,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from re import Pattern
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -32,6 +33,7 @@ from starlette.routing import BaseRoute, compile_path
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
+from jeep_core.editors import hparam_names
 from jeep_core.spec.naming import known_names
 from service.api.http.early_refusals import refuse
 from service.api.http.limits import RateLimit
@@ -90,6 +92,7 @@ class Guarded:
     """A route as the gate sees it.  ``need`` is None where nothing was declared.
 
     ``parameters``: the query parameters that it takes; None where unknown ones are ignored.
+    ``lists``: those that may come more than once.
     """
 
     path: str
@@ -98,6 +101,7 @@ class Guarded:
     need: Need | None
     pattern: Pattern[str]
     parameters: tuple[str, ...] | None = None
+    lists: frozenset[str] = frozenset()
 
     @property
     def described_as(self) -> str:
@@ -125,6 +129,7 @@ def guarded_routes(routes: Iterable[BaseRoute], prefix: str = "") -> list[Guarde
         need = getattr(mounted if is_mount else context.endpoint, MARK, None)
         dependant = getattr(context.original_route, "dependant", None)
         pattern, _, _ = compile_path(path + "/{path:path}" if is_mount else path)
+        taken = None if need is PUBLIC else _parameters(path, dependant)
         found.append(
             Guarded(
                 path=path,
@@ -132,20 +137,28 @@ def guarded_routes(routes: Iterable[BaseRoute], prefix: str = "") -> list[Guarde
                 methods=frozenset(context.methods or ()),
                 need=need,
                 pattern=pattern,
-                parameters=None if need is PUBLIC else _parameters(path, dependant),
+                parameters=None if taken is None else tuple(taken),
+                lists=frozenset(name for name, many in (taken or {}).items() if many),
             )
         )
     return found
 
 
-def _parameters(path: str, dependant: Dependant | None) -> tuple[str, ...] | None:
-    """The query parameters that a route's function and its dependencies declare."""
+def _parameters(path: str, dependant: Dependant | None) -> dict[str, bool] | None:
+    """The query parameters that a route's function and its dependencies declare.
+
+    True: it is a list, whose values come one by one.
+    """
     if dependant is None or any(path == at or path.startswith(f"{at}/") for at in LENIENT):
         return None
-    names = [field.alias for field in dependant.query_params]
+    found = {one.alias: _is_list(one.field_info.annotation) for one in dependant.query_params}
     for inner in dependant.dependencies:
-        names += _parameters(path, inner) or ()
-    return tuple(dict.fromkeys(names))
+        found |= _parameters(path, inner) or {}
+    return found
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(one) is list for one in (annotation, *get_args(annotation)))
 
 
 class Gate:
@@ -279,27 +292,34 @@ def _authorize(caller: Caller, route: Guarded) -> None:
 
 
 def _check_parameters(scope: Connection) -> None:
-    """Refuse query parameters that the route does not take.
+    """Refuse query parameters that the route does not take, or not more than once.
 
     Raises:
-        ApiProblem: 422 that names each, the nearest of those that there are, and all of them.
+        ApiProblem: 422 that names each; for an unknown one the nearest of those that there are,
+            and all of them.
     """
     route: Guarded | None = scope[ROUTE]
     if route is None or route.parameters is None or scope["method"] not in route.methods:
         return
     known = route.parameters
-    sent = dict.fromkeys(QueryParams(scope["query_string"]))
+    sent = Counter(name for name, _ in QueryParams(scope["query_string"]).multi_items())
     unknown = (name[:NAME_LENGTH] for name in sent if name not in known)
-    errors = [
-        parameter_error(
-            name,
-            "unknown_parameter",
-            f"there is no such query parameter here; {known_names(name, known)}",
-        )
-        for name in islice(unknown, NAMED)
+    errors = [_unknown(name, known) for name in islice(unknown, NAMED)]
+    errors += [
+        parameter_error(name, "repeated", f"is given {sent[name]} times: give it once")
+        for name in known
+        if sent[name] > 1 and name not in route.lists
     ]
     if errors:
         raise invalid(errors)
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> dict[str, str]:
+    if "hparams" in known and name in hparam_names():
+        message = f'is a hyper-parameter: send it within hparams, as {{"{name}": …}}'
+        return parameter_error(name, "misplaced", message)
+    message = f"there is no such query parameter here; {known_names(name, known)}"
+    return parameter_error(name, "unknown_parameter", message)
 
 
 def _lacking(caller: Caller, scope: Scope, why: str = "") -> ApiProblem:

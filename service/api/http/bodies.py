@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -40,6 +41,11 @@ def is_json_lines(request: Request) -> bool:
     return media_type(request) in JSON_LINES
 
 
+async def read_body(request: Request) -> bytes:
+    """The body, without a byte-order mark: some editors write one before every text in UTF-8."""
+    return (await request.body()).removeprefix(BOM_UTF8)
+
+
 async def read_json(request: Request, optional: bool = False, otherwise: str = "") -> Any:
     """The body as JSON; an empty body is ``{}`` where it is optional.
 
@@ -48,7 +54,7 @@ async def read_json(request: Request, optional: bool = False, otherwise: str = "
     Raises:
         ApiProblem: 415 for another content type, 400 for malformed JSON.
     """
-    body = await request.body()
+    body = await read_body(request)
     if optional and not body.strip():
         return {}
     kind = media_type(request)

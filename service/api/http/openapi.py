@@ -157,7 +157,8 @@ def _describe_editors(
     automatic = _listed(name for name, found in editors.items() if found.automatic is not None)
     properties["hparams"]["description"] = (
         "Laid over the preset, field by field; together they follow the editor's schema: "
-        f"{schemas}.  Or `auto`, for {automatic}: from a probe of the base model."
+        f"{schemas}.  Or `auto`, for {automatic}: from a probe of the base model; with changes to "
+        f"that, `{AUTO_EDITOR}` is the preset."
     )
     network = [name for name, found in editors.items() if found.network is not None]
     without = _listed(name for name, found in editors.items() if not found.needs_moments)

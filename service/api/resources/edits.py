@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from jeep_core.errors import MissingMoments
 from service.api.http.access import needs
 from service.api.http.auditing import changes_nothing
-from service.api.http.bodies import is_json_lines, json_request_body, read_json
+from service.api.http.bodies import is_json_lines, json_request_body, read_body, read_json
 from service.api.http.limits import fact_errors
 from service.api.http.logs import log_texts
 from service.api.http.paging import AFTER, Limit, Page
@@ -66,8 +66,9 @@ a blank unless the texts need none, `space` and `none` always or never; a dry ru
 **Hyper-parameters** are the preset's with `hparams` laid over them, field by field; together they
 must satisfy the editor's schema; the field names those of all editors.  For a model without a
 preset, some editors need none: they are what the kept probe of the base model
-proposes (see `/probes`), else a small probe within the job; `hparams` is laid over that, too, and
-`"auto"` asks for it although there is a preset.  Where a probe proposes nothing they are fractions
+proposes (see `/probes`), else a small probe within the job; `hparams` is laid over that, too.
+`"preset": "auto"` asks for it although there is a preset, as `"hparams": "auto"` does, beside which
+nothing can be changed.  Where a probe proposes nothing they are fractions
 of the model's depth, with a warning.  A dry run says what would be chosen and its `source`; the
 result and the version's manifest record what it was.
 
@@ -264,7 +265,7 @@ async def _read(
 async def _parsed(
     request: Request, options: dict[str, str | None], how: Reading, max_facts: int
 ) -> Submission:
-    body, by_line = await request.body(), is_json_lines(request)
+    body, by_line = await read_body(request), is_json_lines(request)
     if by_line and not how.asked and not has_records(body):
         return await run_in_threadpool(from_lines, body, options, max_facts)
     if by_line or how.asked:

@@ -15,7 +15,7 @@ from jeep_core.evaluation.harness.installed import NoHarness
 from jeep_core.text.chat import NoTemplate, has_template
 from jeep_core.text.counting import counted
 from service.api.http.access import check_scope, needs
-from service.api.http.bodies import json_request_body, read_model
+from service.api.http.bodies import json_request_body, read_json
 from service.api.http.paging import AFTER, Limit, Page
 from service.api.http.problems import (
     ApiProblem,
@@ -30,6 +30,7 @@ from service.api.model import PublishedModel
 from service.api.resources.suites import suite_info
 from service.api.state import ApiState, State
 from service.api.submission.judges import free_options
+from service.api.submission.misplaced import validated
 from service.api.submission.networks import check_network
 from service.api.submission.validation import hparams_of
 from service.contracts.jobs import Job, JobKind
@@ -89,7 +90,7 @@ async def submit_evaluation(
 ) -> JobOut:
     """Queue an evaluation."""
     check_key(idempotency_key)
-    body = await read_model(request, EvaluationRequest)
+    body = validated(EvaluationRequest, await read_json(request))
     if body.free is not None and body.free.judge is not None:
         check_scope(request, Scope.ADMIN, "a judge")
     job, fresh = await run_in_threadpool(_journaled, state, body, idempotency_key)

@@ -33,6 +33,7 @@ def choose_for(submission: Submission, store: Store, model: PublishedModel) -> N
         return
     check_alone(options.preset, options.hparams)
     info, presets = model.info, model.info.presets
+    automatic = AUTO in (options.preset, options.hparams)
     situation = Situation(
         model=info.model,
         shape=(info.n_layers, info.hidden_size),
@@ -40,13 +41,13 @@ def choose_for(submission: Submission, store: Store, model: PublishedModel) -> N
         chat=has_template(model),
         n_facts=len(submission.facts),
         n_earlier=_live_facts(store),
-        automatic=options.hparams == AUTO,
+        automatic=automatic,
         presets={
             editor: info.preset_values[f"{editor}/{names[0]}"]
             for editor, names in presets.items()
             if names
         },
-        hindrance=_hindrance_of(store.base, model, options.hparams),
+        hindrance=_hindrance_of(store.base, model, AUTO if automatic else {}),
     )
     submission.choice = choose_editor(situation)
 

@@ -21,6 +21,7 @@ from service.api.jobs.resource import JobResource
 from service.api.model import PublishedModel
 from service.api.state import ApiState
 from service.api.submission.foreign_forms import in_words
+from service.api.submission.misplaced import IN_THE_QUERY, in_the_query, told_where, validated
 from service.api.submission.validation import (
     SentFact,
     ValidEdit,
@@ -51,9 +52,6 @@ class Source:
     line: int | None = None
     record: int | None = None
 
-
-IN_THE_QUERY = ("dry_run", "drop_bad", "format", "limit")
-"""Parameters of ``POST /edits`` that no body has."""
 
 LATER_OPTIONS: Mapping[str, Any] = {"check_earlier": None, "repair": False}
 LATER_GUARDS: Mapping[str, Any] = {"min_success": None, "max_drift": None, "min_ability": None}
@@ -153,26 +151,16 @@ def from_json_body(data: Any, max_facts: int) -> Submission:
     if isinstance(data, dict) and isinstance(data.get("facts"), list):
         check_count(len(data["facts"]), max_facts)
     try:
-        request = validate(EditRequest, data)
+        request = validated(EditRequest, data)
     except ApiProblem as problem:
         raise invalid(map(_misplaced, in_words(problem.errors)), problem.code) from None
     return Submission(request, request.facts)
 
 
-def in_the_query(name: str) -> dict[str, str]:
-    """The error of a body that has one of `IN_THE_QUERY` as a field."""
-    message = f"is a query parameter: send it as ?{name}=…, not in the body"
-    return field_error(f"/{name}", "misplaced", message)
-
-
 def _misplaced(error: dict[str, str]) -> dict[str, str]:
     name = error["pointer"].removeprefix("/")
-    if error["code"] != "extra_forbidden":
-        return error
-    if name == "exact":
-        message = 'is a hyper-parameter: send it as "hparams": {"exact": true}'
-        return field_error("/exact", "misplaced", message)
-    return in_the_query(name) if name in IN_THE_QUERY else error
+    unknown = error["code"] == "extra_forbidden"
+    return in_the_query(name) if unknown and name in IN_THE_QUERY else error
 
 
 def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> Submission:
@@ -194,7 +182,7 @@ def from_lines(body: bytes, options: dict[str, str | None], max_facts: int) -> S
     if not lines:
         errors.append(field_error("/lines", "empty", "the body has no fact"))
     if errors:
-        raise invalid(in_words(errors))
+        raise invalid(told_where(in_words(errors), options))
     sources = [Source(f"/lines/{number}", number) for number in lines]
     return Submission(validate(EditOptions, from_query(options)), facts, sources)
 

@@ -18,15 +18,9 @@ from jeep_core.suites.fields import Malformed
 from jeep_core.suites.records import WRAPPERS
 from service.api.http.bodies import validate
 from service.api.http.problems import field_error, invalid, parameter_error
-from service.api.submission.edits import (
-    IN_THE_QUERY,
-    Source,
-    Submission,
-    from_json_body,
-    from_query,
-    in_the_query,
-)
+from service.api.submission.edits import Source, Submission, from_json_body, from_query
 from service.api.submission.foreign_forms import FORMS
+from service.api.submission.misplaced import IN_THE_QUERY, in_the_query, told_where
 from service.api.submission.record_files import check_format, located
 from service.api.submission.validation import check_count
 from service.contracts.schemas import EditOptions
@@ -132,15 +126,13 @@ def _check_beside(value: Any) -> None:
     errors = [in_the_query(name) for name in IN_THE_QUERY[:2] if name in value]
     if isinstance(value.get("facts"), list):
         known = ("facts", *OPTIONS)
-        errors += [
-            field_error(
-                f"/{name}",
-                "extra_forbidden",
-                f"there is no such field here; {known_names(name, known)}",
-            )
-            for name in value
-            if name not in known and name not in IN_THE_QUERY[:2]
+        unknown = [name for name in value if name not in known and name not in IN_THE_QUERY[:2]]
+        none = "there is no such field here; "
+        said = [
+            field_error(f"/{name}", "extra_forbidden", none + known_names(name, known))
+            for name in unknown
         ]
+        errors += told_where(said, value)
     if errors:
         raise invalid(errors)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jeep_core.editors import check_editor, needs_choice, preset_hparams
 from jeep_core.errors import FieldProblem, InvalidFacts, InvalidHParams
-from jeep_core.probe.defaults.from_record import by_depths, check_automatic
+from jeep_core.probe.defaults.from_record import asked_for, by_depths
 from jeep_core.spec.chats import as_asked_in_chat, in_chat, parse_chat_facts
 from jeep_core.spec.facts import SAME_ANSWER, Fact, deduplicate, may_be_misspelt
 from jeep_core.spec.hparams import Contexts, EditorHParams, contexts_of
@@ -208,19 +208,18 @@ def hparams_of(
     Where there is no preset for the model, what was not given is left to the worker.
 
     Raises:
-        InvalidHParams: see `preset_hparams`, `check_automatic` and `by_depths`.
+        InvalidHParams: see `preset_hparams`, `asked_for` and `by_depths`.
     """
-    info, changes = model.info, {} if given == AUTO else given
+    info = model.info
     names = info.presets.get(editor, [])
     known = {name: info.preset_values[f"{editor}/{name}"] for name in names}
     chat = has_template(model)
-    if given == AUTO:
-        check_automatic(editor, preset)
-    elif not needs_choice(editor, known, preset, changes):
+    automatic, changes = asked_for(editor, preset, given)
+    if not automatic and not needs_choice(editor, known, preset, changes):
         return *preset_hparams(editor, known, preset, changes, info.n_layers, chat=chat), {}
     # so that what is wrong is said now
     by_depths(editor, info.n_layers, info.mlp_size, changes, chat=chat)
-    return None, AUTO, changes
+    return None, AUTO, dict(changes)
 
 
 def contexts_for(

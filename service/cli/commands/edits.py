@@ -22,6 +22,7 @@ from service.cli.common import (
     finish,
     hparams_given,
     parse_json,
+    said_only,
     show,
     show_list,
     show_status,
@@ -73,20 +74,17 @@ def edit(
     FILE holds an array of facts, an object with "facts", one fact per line, or records in a
     format of docs/suites.md.
     """
-    from service.cli.edit_files import read_edit, tell_losses, with_hparam
+    from service.cli.edit_files import lay_over, read_edit, tell_losses
 
     body = read_edit(file, format, limit, drop_bad)
     given: dict[str, Any] = {"editor": editor, "preset": preset, "parent": parent}
     given["snapshot_name"], given["hparams"] = name, hparams_given(hparams)
-    for one, value in (("contexts", contexts), ("exact", exact or None)):
-        if value is not None:
-            said = body.get("hparams") if given["hparams"] is None else given["hparams"]
-            given["hparams"] = with_hparam(said, one, value)
     given["activate"] = False if stage else None
     given["repair"] = repair or None
     given["check_earlier"] = count_or_all(check_earlier, "--check-earlier")
     given["guards"] = parse_json(guards, "--guards") if guards else None
-    body |= {key: value for key, value in given.items() if value is not None}
+    body |= said_only(given)
+    lay_over(body, said_only({"contexts": contexts, "exact": exact or None}))
     facts = body.pop("facts", [])
     with connected(url) as client:
         if dry_run:

@@ -19,6 +19,10 @@ from service.contracts.schemas.effects.outcomes import FactOutcome, LayerReport
 from service.contracts.schemas.reading import Imported
 
 AUTO: Literal["auto"] = "auto"
+PRESET = (
+    "The hyper-parameters that `hparams` is laid over, by their name; or `auto`: those of a probe "
+    "of the base model, also where there are presets. Default: the model's first, else `auto`."
+)
 
 
 def _object_or_auto(value: Any) -> Any:
@@ -74,7 +78,7 @@ class EditOptions(Request):
         DEFAULT_EDITOR,
         description="A name, or `auto`: chosen by model, number of facts and earlier edits.",
     )
-    preset: str | None = None
+    preset: str | None = Field(None, description=PRESET)
     hparams: HParamsOrAuto = Field(default_factory=dict)
     snapshot_name: Name | None = None
     parent: str | None = Field(None, description="Fail with 412 unless this version is head.")
@@ -108,7 +112,12 @@ class EditRequest(EditOptions, EditFacts):
                             "target_new": "Japan",
                         }
                     ]
-                }
+                },
+                {
+                    "facts": [{"subject": "Lyon", "relation": "city_country", "object": "Japan"}],
+                    "preset": AUTO,
+                    "hparams": {"exact": True},
+                },
             ]
         }
     )

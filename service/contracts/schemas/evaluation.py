@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 from jeep_core.probe.defaults.from_record import Source
 from service.contracts.jobs import JobError, JobStatus, Progress
 from service.contracts.schemas.base import MetricProtocol, Request
-from service.contracts.schemas.edits import HParamsOrAuto
+from service.contracts.schemas.edits import PRESET, HParamsOrAuto
 from service.contracts.schemas.reading import Losses
 
 MAX_POINTS = 32
@@ -138,7 +138,7 @@ class EvaluationRequest(Request):
         None, min_length=1, max_length=8, description="Default: head; of lm-eval base and head."
     )
     editor: str | None = None
-    preset: str | None = None
+    preset: str | None = Field(None, description=PRESET)
     hparams: HParamsOrAuto = Field(default_factory=dict)
     n_edits: list[Annotated[int, Field(ge=0, le=10_000)]] | None = Field(
         None, min_length=1, max_length=MAX_POINTS, validate_default=True

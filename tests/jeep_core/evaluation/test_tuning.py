@@ -146,6 +146,8 @@ def test_a_preset_that_was_written_can_be_loaded(tmp_path: Path) -> None:
     assert load_preset("found", tmp_path) == preset
     with pytest.raises(JeepError, match="exists already"):
         write_preset(tmp_path / "found.yaml", preset)
+    with pytest.raises(JeepError, match="no preset is called auto"):
+        write_preset(tmp_path / "auto.yaml", preset)
 
 
 def options(out: Path, **changes: Any) -> Options:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.library import planted
@@ -12,6 +13,7 @@ from support.library import planted
 import jeep_core
 from jeep_core import atlas
 from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.editors.memit.hparams import MemitHParams
 from jeep_core.editors.record import OUTPUT_RMS
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
@@ -143,6 +145,27 @@ class TestEdit:
         assert "learning_rate" in record["why_no_proposal"]
         assert kept(tmp_path, base.model_hash) == record
         assert chosen.source == "depths"
+
+    def test_auto_as_the_preset_has_changes_laid_over_what_is_chosen(
+        self, base: LoadedModel, tmp_path: Path
+    ) -> None:
+        """An own preset stands by, and is passed over."""
+        own = "hparams: {n_steps: 2, low: {layers: [1], clamp: 1, moment_weight: 3}}\n"
+        about = f"editor: memit\nmodel: {base.name}\norigin: hand\n"
+        (tmp_path / "mine.yaml").write_text(about + own)
+        more: Any = {"editor": "memit", "presets": tmp_path, "prefixes": [""]}
+        usual = jeep_core.edit(base, [FACT], hparams={"n_steps": 1}, **more)
+        changes = {"n_steps": 1, "exact": True}
+        found = jeep_core.edit(base, [FACT], preset="auto", hparams=changes, **more)
+        assert (usual.hparams_from, usual.hparams_rule) == ("preset", None)
+        assert (found.hparams_from, found.hparams_rule) == ("depths", rule.RULE)
+        assert isinstance(found.hparams, MemitHParams)
+        assert (found.hparams.exact, found.hparams.n_steps) == (True, 1)
+        chosen = jeep_core.edit(base, [FACT], preset="auto", hparams="auto", **more).hparams
+        assert isinstance(chosen, MemitHParams)
+        assert (chosen.exact, chosen.low) == (False, found.hparams.low)
+        with pytest.raises(InvalidHParams, match="exclude each other"):
+            jeep_core.edit(base, [FACT], preset="mine", hparams="auto", **more)
 
     def test_a_preset_comes_before_anything_that_is_chosen(self, tmp_path: Path) -> None:
         model = jeep_core.load("atlas-gptj", device="cpu")

@@ -347,7 +347,7 @@ class TestOfALoadedModel:
         base = random_model("llama")
         named = jeep_core.edit(base, [FACT], "ft-wd", hparams={"layer": 2, "n_steps": 2})
         assert (named.editor, named.editor_reason) == ("ft-wd", None)
-        found = jeep_core.edit(base, [FACT], "auto", hparams="auto", prefixes=[""])
+        found = jeep_core.edit(base, [FACT], "auto", preset="auto", prefixes=[""])
         assert found.editor == "jeep"
         assert isinstance(found.hparams, JeepHParams)
         assert str(found.editor_reason).startswith("there are no figures of ")
@@ -374,6 +374,7 @@ class TestOfALoadedModel:
         [
             ({"preset": "jeep-atlas-gptj"}, "/preset"),
             ({"hparams": {"n_steps": 3}}, "/hparams"),
+            ({"preset": "auto", "hparams": {"n_steps": 3}}, "/hparams"),
             ({"states": [{}]}, "/states"),
         ],
     )
@@ -387,6 +388,7 @@ class TestOfALoadedModel:
     def test_nothing_is_refused_beside_automatic_hyper_parameters(self) -> None:
         check_alone(None, "auto")
         check_alone(None, {})
+        check_alone("auto", {})
 
 
 def test_no_editor_has_the_name(monkeypatch: pytest.MonkeyPatch) -> None:

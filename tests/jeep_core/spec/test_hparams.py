@@ -206,6 +206,12 @@ def test_an_own_preset_hides_the_shipped_one_of_its_name(tmp_path: Path) -> None
     assert load_preset("memit-atlas-gptj").origin != "by hand"
 
 
+def test_no_preset_is_called_auto(tmp_path: Path) -> None:
+    _own(tmp_path, "auto", OWN)
+    with pytest.raises(InvalidHParams, match=r"auto\.yaml: no preset is called auto, .* rename it"):
+        presets_for("atlas-gptj", tmp_path)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[1, 2]", "editor: jeep", "{", OWN + "surprise: 1", OWN.replace("memit", "[]"), "\0"],

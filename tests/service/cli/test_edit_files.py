@@ -59,7 +59,16 @@ def test_an_option_for_one_hyper_parameter_goes_with_those_of_the_file(
     told("edit", str(file), "--dry-run", "--hparams", '{"n_steps": 4}', *option)
     said = {"exact": True} if len(option) == 1 else {"contexts": "plain"}
     assert [body["hparams"] for body in sent] == [{"n_steps": 3, **said}, {"n_steps": 4, **said}]
-    code, why = told("edit", str(file), "--dry-run", "--hparams", "auto", *option)
+    sent.clear()
+    for auto in ("--hparams", "--preset"):
+        told("edit", str(file), "--dry-run", auto, "auto", *option)
+    changed = [
+        {"preset": "auto", "hparams": said},
+        {"preset": "auto", "hparams": {"n_steps": 3, **said}},
+    ]
+    assert sent == changed, "hyper-parameters of the line are in the place of the file's"
+    mine = ("--preset", "mine", "--hparams", "auto")
+    code, why = told("edit", str(file), "--dry-run", *mine, *option)
     assert (code, "leave out --hparams" in why) == (2, True)
 
 

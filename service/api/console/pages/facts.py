@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -14,13 +15,13 @@ from fastapi.concurrency import run_in_threadpool
 from jeep_core.spec.facts import question_key
 from service.api.console.calls import Calls, at
 from service.api.console.forms import read_form
-from service.api.console.rendering import fragment, page
+from service.api.console.rendering import CHANGED, fragment, page
 from service.api.http.access import caller_of, needs
 from service.api.http.problems import ApiProblem
 from service.api.http.sessions import CONSOLE
 from service.api.resources.facts import CHECKS, LONGEST_SEARCH, FactPage
-from service.api.state import State
-from service.contracts.jobs import TERMINAL
+from service.api.state import ApiState, State
+from service.contracts.jobs import TERMINAL, JobKind, JobStatus
 from service.contracts.schemas import FactEntry, GenerateResult, JobOut
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.effects.checks import Check
@@ -33,6 +34,9 @@ router = APIRouter()
 FACTS = f"{CONSOLE}/facts"
 FACT = f"{FACTS}/{{version}}/{{index}}"
 CHECK = f"{FACTS}/check"
+CHECKED = {"HX-Trigger": "jeep-checked, jeep-changed"}
+"""As `CHANGED`, and has the page read its facts again, as they may be found otherwise."""
+CHECKS_LOOKED_AT = 200
 ROWS = 50
 ANSWER_TOKENS = 12
 EVENTS_SHOWN = 100
@@ -62,12 +66,16 @@ class Event:
 @router.get(FACTS)
 @needs(Scope.READ)
 async def facts_page(
-    request: Request, search: Search = "", version: Ref = "head", holds: Holds = ""
+    request: Request,
+    state: State,
+    search: Search = "",
+    version: Ref = "head",
+    holds: Holds = "",
 ) -> Response:
-    """The page, with the first facts that are found."""
-    found, wrong = None, ""
+    """The page, with the first facts that are found and the newest check of all of them."""
+    found, wrong, calls = None, "", Calls(request)
     try:
-        found = await _found(Calls(request), search, version, holds)
+        found = await _found(calls, search, version, holds)
     except ApiProblem as problem:
         if problem.code != "unknown_version":
             raise
@@ -78,7 +86,9 @@ async def facts_page(
     status = 404 if wrong else 200
     values["unloaded"] = found is None and not wrong
     values |= {"search": search, "version": version, "wrong": wrong, "first": True}
-    values |= {"holds_only": holds, "accepted": None, "check": None}
+    values |= {"holds_only": holds, "live": 0}
+    if found is not None:
+        values |= await _whole(state, calls, found.version)
     return page(request, "facts/facts.html", status, **values)
 
 
@@ -136,10 +146,36 @@ async def check_part(request: Request, id: Annotated[str, Query(max_length=60)])
 
 
 async def _check(request: Request, check_id: str) -> Response:
-    check = await Calls(request).get(at("/checks/{}", check_id), Check)
+    found = _about(await Calls(request).get(at("/checks/{}", check_id), Check))
+    headers = CHANGED if found["waits"] else CHECKED
+    return fragment(request, "facts/check.html", headers=headers, **found)
+
+
+def _about(check: Check | None) -> dict[str, Any]:
+    if check is None:
+        return {"accepted": None, "check": None}
     waits = check.status not in TERMINAL
-    values: dict[str, Any] = {"accepted": None, "check": check, "of": check.version}
-    return fragment(request, "facts/check.html", **values, waits=waits)
+    return {"accepted": None, "check": check, "of": check.version, "waits": waits}
+
+
+async def _whole(state: ApiState, calls: Calls, version: str) -> dict[str, Any]:
+    """How many live facts a version has, and the newest check that asked it all of them."""
+    live = await run_in_threadpool(listing.live_count, state.store, version)
+    newest = await run_in_threadpool(_newest_check, state.store, version) if live else None
+    check = await calls.get(at("/checks/{}", newest), Check) if newest else None
+    return {"live": live, **_about(check)}
+
+
+def _newest_check(store: Store, version: str) -> str | None:
+    """The newest check of all facts of a version that nobody cancelled, among the newest ones."""
+    for job in islice(store.journal.all(kind=JobKind.CHECK), CHECKS_LOOKED_AT):
+        if job.status is JobStatus.CANCELLED:
+            continue
+        asked = CHECKS.payload(job)
+        part = asked.facts != "all" or asked.subject is not None or asked.edit_id is not None
+        if asked.version == version and not part:
+            return asked.check_id
+    return None
 
 
 async def _found(

@@ -60,7 +60,8 @@ function earlier() {
 
 function body() {
   const editor = at("editor").value;
-  const chosen = editor === "auto" ? {} : { preset: at("preset").value || undefined, hparams: hparams() };
+  const preset = at("preset").value || undefined;
+  const chosen = editor === "auto" ? { preset } : { preset, hparams: hparams() };
   return {
     facts: table.sent,
     editor,
@@ -204,9 +205,13 @@ async function takePasted() {
 // ------------------------------------------------------------------ editor and preset
 
 function choosePresets() {
-  const presets = JSON.parse(form.dataset.presets)[at("editor").value] ?? [];
-  const usual = element("option", { value: "" }, presets.length > 0 ? `usual (${presets[0]})` : "none for this model");
-  at("preset").replaceChildren(usual, ...presets.map((name) => element("option", { value: name }, name)));
+  const editor = at("editor").value;
+  const presets = JSON.parse(form.dataset.presets)[editor] ?? [];
+  const option = (value, text) => element("option", { value }, text);
+  const first = editor === "auto" ? "the editor's" : presets[0];
+  const usual = option("", presets.length > 0 ? `usual (${first})` : "none for this model");
+  const named = presets.map((name) => option(name, name === "auto" ? "auto: chosen for the model" : name));
+  at("preset").replaceChildren(usual, ...named);
   at("preset").disabled = presets.length === 0;
 }
 

@@ -111,6 +111,6 @@ document.addEventListener("htmx:afterSwap", (event) => {
   const place = event.detail.target;
   follow();
   if (!place.dataset.outcome || place.querySelector("[data-job]")) return;
-  const heading = place.querySelector("h2");
-  if (heading) say(heading.textContent.trim());
+  const said = place.querySelector("h2, [data-says]");
+  if (said) say(said.textContent.trim());
 });

@@ -12,6 +12,7 @@ import pytest
 from support.service.bundled_model import info
 from support.service.console import HTML, seen
 
+from service.api.console.pages.editing.form import flat
 from service.contracts.jobs import JobError, JobStatus, now
 from service.store import Store
 
@@ -64,10 +65,60 @@ def test_changes_to_what_a_probe_chooses_are_filled_in_again(
     http: httpx.Client, model: Store
 ) -> None:
     """A model without presets: what the request changes is all that is known of them before."""
-    tokenizer = model.base.published("tokenizer.json").read_bytes()
-    bare = info().model_copy(update={"presets": {}, "preset_values": {}})
-    model.base.publish(bare, {"tokenizer.json": tokenizer})
+    without_presets(model)
     job = http.post("/edits", json={"facts": [LYON], "hparams": {"exact": True}}).json()
     failed(model, job["id"], "the drift is 0.2")
     found = settings(http.get(f"/console/edit?again={job['resource_id']}", headers=HTML))
     assert found["hparams"] == {"exact": "true"}
+
+
+def without_presets(model: Store) -> None:
+    tokenizer = model.base.published("tokenizer.json").read_bytes()
+    bare = info().model_copy(update={"presets": {}, "preset_values": {}})
+    model.base.publish(bare, {"tokenizer.json": tokenizer})
+
+
+def sent_again(http: httpx.Client, model: Store, **said: Any) -> tuple[dict[str, str], Any]:
+    """Editor, preset and hyper-parameters of the form, and the job that failed."""
+    answer = http.post("/edits", json={"facts": [LYON], **said})
+    assert answer.status_code == 202, answer.text
+    failed(model, answer.json()["id"], "the drift is 0.2")
+    address = f"/console/edit?again={answer.json()['resource_id']}"
+    found = settings(http.get(address, headers=HTML))
+    fields = {name: found["fields"][name] for name in ("editor", "preset")}
+    return fields | found["hparams"], model.journal.read(answer.json()["id"]).payload
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"hparams": "auto"}, {"editor": "jeep", "preset": "auto"}),
+        ({"preset": "auto", "hparams": {"n_steps": 3}},
+         {"editor": "jeep", "preset": "auto", "n_steps": "3"}),
+        ({"editor": "auto", "hparams": "auto"}, {"editor": "auto", "preset": "auto"}),
+        ({"editor": "auto"}, {"editor": "auto", "preset": ""}),
+        ({"hparams": {"exact": True}},
+         {"editor": "jeep", "preset": "jeep-atlas-gptj-paper", "exact": "true"}),
+    ],
+)  # fmt: skip
+def test_what_was_left_to_choose_is_left_to_choose_again(
+    http: httpx.Client, model: Store, said: dict[str, Any], expected: dict[str, str]
+) -> None:
+    assert sent_again(http, model, **said)[0] == expected
+    page = http.get("/console/edit", headers=HTML).text
+    presets = json.loads(html.unescape(re.findall(r'data-presets="([^"]*)"', page)[0]))
+    assert expected["preset"] in ["", *presets[expected["editor"]]]
+
+
+def test_hyper_parameters_that_were_given_without_a_preset_are_filled_in_again(
+    http: httpx.Client, model: Store
+) -> None:
+    without_presets(model)
+    region = {"layers": [1], "clamp": 1.5, "moment_weight": 10}
+    given = {"low": region, "high": region | {"layers": [5]}}
+    found, payload = sent_again(http, model, hparams=given)
+    assert (found["preset"], found["low.layers"], found["n_steps"]) == ("", "[1]", "30")
+    said = {
+        path: json.loads(one) for path, one in found.items() if path not in ("editor", "preset")
+    }
+    assert said == dict(flat(payload["hparams"]))

@@ -1,6 +1,7 @@
 """Facts: searched, governed, asked again; the history of one fact; hostile texts."""
 
 import html
+import json
 import re
 
 import httpx
@@ -149,24 +150,57 @@ def test_head_is_asked_from_the_page(url: str, worker: PlayedWorker) -> None:
 
 def test_a_version_is_asked_all_its_facts_from_the_page(known: httpx.Client, kept: Store) -> None:
     page = known.get("/console/facts", params={"version": "v1"})
-    assert "Ask v1 its facts now" in seen(page)
-    assert "its facts now" not in seen(known.get("/console/facts", params={"version": "base"}))
+    button = "Ask v1 its 2 facts now"
+    assert button in seen(page)
+    assert page.text.index(button) < page.text.index("<table"), "a list may be long"
+    none_found = {"version": "v1", "search": "nothing that was taught"}
+    assert button in seen(known.get("/console/facts", params=none_found))
+    for version in ("base", "nobody"):
+        assert " now" not in seen(known.get("/console/facts", params={"version": version}))
     begun = known.post("/console/facts/check", data={"version": "v1"}, headers=change_headers(page))
-    assert "v1 waits to be asked" in seen(begun)
+    assert "v1 is asked all its facts. waits for its turn" in seen(begun)
+    assert begun.headers["HX-Trigger"] == "jeep-changed"
     [job] = [one for one in kept.journal.unfinished() if one.kind.value == "check"]
     assert job.payload["version"] == "v1"
+    assert f'data-job="{job.id}"' in begun.text
+    again = known.get("/console/facts", params={"version": "v1"})
+    assert f'data-job="{job.id}"' in again.text, "loaded again, the page goes on following it"
+    assert "Ask v1" not in again.text
     kept.journal.save(job.model_copy(update={"status": JobStatus.CANCELLED}))
     place = {"id": job.payload["check_id"]}
-    assert "The check was cancelled." in seen(known.get("/console/facts/check", params=place))
+    ended = known.get("/console/facts/check", params=place)
+    assert "The check was cancelled." in seen(ended)
+    assert "jeep-checked" in ended.headers["HX-Trigger"], "the list is read again"
+    assert button in seen(known.get("/console/facts", params={"version": "v1"}))
     done = add_check(kept, "v1", {"v1": [1]}, {"v1": [0]})
     answer = known.get("/console/facts/check", params={"id": done.payload["check_id"]})
-    assert "v1 was asked 2 facts: held 1, lost or never taken 1" in seen(answer)
+    said = "v1 was asked 2 facts: 1 held, 1 lost or never taken"
+    assert said in seen(answer)
+    assert said in seen(known.get("/console/facts", params={"version": "v1"}))
+    assert "was asked" not in seen(known.get("/console/facts", params={"version": "v3"}))
     assert "/console/facts?version=v1&amp;holds=false" in answer.text
+    assert f"/console/edit?missing={done.payload['check_id']}" in answer.text
+    filled = known.get("/console/edit", params={"missing": done.payload["check_id"]})
+    [facts] = re.findall(r'data-facts="([^"]*)"', filled.text)
+    assert [one["subject"] for one in json.loads(html.unescape(facts))] == ["Lyon"]
     some = add_check(kept, "v1", {"v1": [1]}, {})
     answer = known.get("/console/facts/check", params={"id": some.payload["check_id"]})
-    assert "v1 was asked 1 fact: held 1, lost or never taken 0" in seen(answer)
+    assert "v1 was asked 1 fact: 1 held, none lost." in seen(answer)
+    assert "holds=false" not in answer.text
+    assert "/console/edit" not in answer.text
     assert known.get("/console/facts/check", params={"id": "check_x"}).status_code == 404
     rows = seen(known.get("/console/facts/rows", params={"version": "v1"}))
     assert "does not hold by a check of v1" in rows
     story = seen(known.get("/console/facts/v1/0"))
     assert "did not say Italy, by a check of v1" in story
+
+
+def test_facts_that_a_check_missed_are_filled_in_for_those_who_may_read_them(
+    known: httpx.Client, kept: Store
+) -> None:
+    check = add_check(kept, "v1", {}, {"v1": [0]}).payload["check_id"]
+    known.post("/console/sign-out")
+    sign_in(known, kept, Scope.EDIT)
+    refused = known.get("/console/edit", params={"missing": check})
+    assert refused.status_code == 403
+    assert "Lyon" not in refused.text

@@ -19,7 +19,7 @@ ANSWERS = frozenset({200, 202, 303, 400, 401, 403, 404, 405, 409, 413, 415, 422,
 FIELDS = (
     "fact", "key", "next", "prompt", "messages", "version", "answer", "limit", "after", "x",
     "subject", "lost", "again", "first", "count", "which", "editor", "preset", "format", "name",
-    "suite", "kind", "others", "n_edits", "seed", "free", "target", "a", "b",
+    "missing", "suite", "kind", "others", "n_edits", "seed", "free", "target", "a", "b",
     "ref", "start", "lanes", "search", "head", "queued", "why", "snapshot_name", "peft.max_rank",
     "candidate",
 )  # fmt: skip

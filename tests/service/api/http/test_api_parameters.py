@@ -55,6 +55,28 @@ def test_every_route_of_the_api_refuses_a_parameter_that_it_does_not_take(
     assert asked > 50
 
 
+def test_every_route_refuses_a_parameter_that_is_given_twice_and_is_no_list(
+    http: httpx.Client, settings: Settings
+) -> None:
+    refused, lists = 0, []
+    for route in strict(settings):
+        for name in route.parameters or ():
+            method = min(route.methods - {"HEAD"})
+            path = re.sub(r"\{\w+(:\w+)?\}", "x", route.path)
+            answer = http.request(method, f"{path}?{name}=1&{name}=1")
+            if name in route.lists:
+                lists.append((path, name))
+                continue
+            assert answer.status_code == 422, f"{method} {path} {name}"
+            [error] = answer.json()["errors"]
+            assert (error["parameter"], error["code"]) == (name, "repeated"), path
+            assert error["message"] == "is given 2 times: give it once"
+            refused += 1
+    assert refused > 40
+    assert lists == [("/jobs", "status")]
+    assert http.get("/jobs?status=failed&status=queued").status_code == 200
+
+
 def test_what_is_taken_is_what_is_described(http: httpx.Client, settings: Settings) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     compared = 0

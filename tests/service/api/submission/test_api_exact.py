@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -77,10 +78,102 @@ def test_what_it_cannot_be_beside_is_refused(
     assert errors(send(http, editor=editor, hparams=EXACT | changes)) == [expected]
 
 
-def test_beside_the_editor_it_is_told_where_it_belongs(http: httpx.Client, model: Store) -> None:
-    answer = send(http, exact=True)
-    assert errors(answer) == [("/exact", "misplaced")]
-    assert '"hparams": {"exact": true}' in answer.json()["errors"][0]["message"]
+@pytest.mark.parametrize("editor", ["jeep", "memit", "rome", "pmet", "alphaedit"])
+def test_chosen_for_the_model_and_exact(http: httpx.Client, model: Store, editor: str) -> None:
+    """Although there are presets, as the record of the probe that is made for it will say."""
+    asked = {"editor": editor, "preset": "auto", "hparams": EXACT}
+    plan = send(http, "?dry_run=true", **asked).json()
+    assert (plan["source"], plan["hparams"], plan["preset"]) == ("probe now", "auto", None)
+    assert plan["exact"]
+    found = payload(model, send(http, **asked))
+    assert (found.preset, found.hparams, found.changes) == (None, "auto", EXACT)
+
+
+def test_auto_means_the_same_as_preset_and_in_place_of_hyper_parameters(
+    http: httpx.Client, model: Store
+) -> None:
+    for said in ({"preset": "auto"}, {"hparams": "auto"}, {"preset": "auto", "hparams": "auto"}):
+        found = payload(model, send(http, **said))
+        assert (found.preset, found.hparams, found.changes) == (None, "auto", {})
+    line, kind = json.dumps(FACT), {"Content-Type": "application/x-ndjson"}
+    query = {"preset": "auto", "hparams": '{"n_steps": 3}'}
+    by_line = http.post("/edits", params=query, content=line, headers=kind)
+    assert payload(model, by_line).changes == {"n_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"preset": "auto", "hparams": {"n_steps": 0}}, ("/hparams/n_steps", "greater_than_equal")),
+        ({"preset": "auto", "hparams": EXACT | {"early_prefixes": 2}},
+         ("/hparams/early_prefixes", "not_exact")),
+        ({"preset": "auto", "hparams": EXACT, "editor": "ft-wd"},
+         ("/hparams/exact", "no_value_search")),
+        ({"preset": "auto", "editor": "mend"}, ("/preset", "no_automatic")),
+        ({"preset": "auto", "hparams": EXACT, "editor": "auto"},
+         ("/hparams", "with_auto_editor")),
+        ({"preset": "jeep-atlas-gptj", "hparams": "auto"}, ("/preset", "with_auto")),
+    ],
+)  # fmt: skip
+def test_contradictions_beside_auto_are_named(
+    http: httpx.Client, model: Store, said: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    assert errors(send(http, **said)) == [expected]
+
+
+def test_an_editor_is_chosen_with_its_hyper_parameters(http: httpx.Client, model: Store) -> None:
+    plans = [
+        send(http, "?dry_run=true", editor="auto", **said).json()
+        for said in ({"preset": "auto"}, {"hparams": "auto"})
+    ]
+    assert plans[0] == plans[1]
+    assert plans[0]["hparams"] == "auto"
+
+
+def test_trials_take_it_too(http: httpx.Client, model: Store) -> None:
+    body = {"suite": "atlas-counterfact", "editor": "memit", "n_edits": [1]}
+    answer = http.post("/evaluations", json=body | {"preset": "auto", "hparams": EXACT})
+    assert answer.status_code == 202, answer.text
+    found = model.journal.read(answer.json()["id"]).payload
+    assert (found["preset"], found["hparams"], found["changes"]) == (None, "auto", EXACT)
+
+
+TRIAL = {"suite": "atlas-counterfact", "editor": "memit", "n_edits": [1]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer", "said"),
+    [
+        ("/edits", {"facts": [FACT], "exact": True}, "/exact", '"hparams": {"exact": true}'),
+        ("/edits", {"facts": [FACT], "n_steps": 9}, "/n_steps", '"hparams": {"n_steps": 9}'),
+        ("/edits", {"facts": [FACT], "hparams": "auto", "exact": True}, "/exact",
+         '"preset": "auto", "hparams": {"exact": true}'),
+        ("/edits", {"facts": [FACT | {"exact": True}]}, "/facts/0/exact",
+         'beside them: send it as "hparams": {"exact": true}'),
+        ("/edits", {"facts": [FACT | {"target": {"new": "Chad"}}], "exact": True}, "/exact",
+         '"hparams": {"exact": true}'),
+        ("/evaluations", TRIAL | {"exact": True}, "/exact", '"hparams": {"exact": true}'),
+        ("/evaluations", TRIAL | {"hparams": "auto", "contexts": "plain"}, "/contexts",
+         '"preset": "auto", "hparams": {"contexts": "plain"}'),
+    ],
+)  # fmt: skip
+def test_beside_the_editor_it_is_told_where_it_belongs(
+    http: httpx.Client, model: Store, path: str, body: dict[str, Any], pointer: str, said: str
+) -> None:
+    answer = http.post(path, json=body)
+    assert (pointer, "misplaced") in errors(answer)
+    assert said in answer.json()["detail"]
+
+
+def test_by_line_it_is_told_too(http: httpx.Client, model: Store) -> None:
+    kind = {"Content-Type": "application/x-ndjson"}
+    line = json.dumps(FACT | {"exact": True})
+    answer = http.post("/edits?hparams=auto", content=line, headers=kind)
+    assert errors(answer) == [("/lines/1/exact", "misplaced")]
+    assert '"preset": "auto", "hparams": {"exact": true}' in answer.json()["detail"]
+    [error] = http.post("/edits?exact=true", content=line, headers=kind).json()["errors"]
+    assert (error["parameter"], error["code"]) == ("exact", "misplaced")
+    assert "within hparams" in error["message"]
 
 
 def test_it_is_described(http: httpx.Client) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR, check_editor
+from jeep_core.editors import AUTO_EDITOR, DEFAULT_EDITOR, available, check_editor
 from jeep_core.errors import InvalidHParams
 from jeep_core.probe.defaults.from_record import by_depths
 from jeep_core.suites import FORMATS
@@ -23,6 +23,7 @@ from service.api.http.bodies import read_json
 from service.api.http.paging import Page
 from service.api.http.problems import ApiProblem, field_error, invalid
 from service.api.http.sessions import CONSOLE
+from service.api.model import PublishedModel
 from service.api.resources.edits import EditSummary
 from service.api.state import ApiState, State
 from service.api.submission.validation import hparams_of
@@ -53,6 +54,10 @@ async def edit_page(
         str | None,
         Query(description="Begin with facts that this edit found missing."),
     ] = None,
+    missing: Annotated[
+        str | None,
+        Query(description="Begin with the facts that this check found not to hold."),
+    ] = None,
     again: Annotated[str | None, Query(description="Begin with the facts of this edit.")] = None,
 ) -> Response:
     """The page, with the facts that a link may bring."""
@@ -65,6 +70,8 @@ async def edit_page(
         settings = await run_in_threadpool(_sent_with, state, edit)
     if lost is not None:
         facts = await _not_said_after(state, Calls(request), lost)
+    if missing is not None:
+        facts = await Calls(request).lines(at("/checks/{}/missing", missing))
     about = await run_in_threadpool(_about, state)
     return page(
         request,
@@ -152,7 +159,8 @@ def _sent_with(state: ApiState, edit: Edit) -> dict[str, Any]:
     Its name is left out where a version has it.
     """
     payload = EditPayload.model_validate(state.store.journal.read(edit.job_id).payload)
-    fields: dict[str, Any] = {"editor": edit.editor, "preset": edit.preset or ""}
+    editor = edit.editor if payload.editor_reason is None else AUTO_EDITOR
+    fields: dict[str, Any] = {"editor": editor, "preset": _preset_of(payload, state)}
     fields |= {"staged": not payload.activate, "repair": payload.repair}
     if payload.guards:
         fields |= payload.guards.model_dump(exclude_none=True)
@@ -160,17 +168,32 @@ def _sent_with(state: ApiState, edit: Edit) -> dict[str, Any]:
         fields["check_earlier"] = payload.check_earlier
     if payload.snapshot_name and edit.result is None:
         fields["snapshot_name"] = payload.snapshot_name
-    changes: dict[str, str] = {}
-    if payload.hparams == AUTO:  # what it was sent with, and not what the worker chose
-        changes = {path: json.dumps(one) for path, one in flat(payload.changes)}
-    elif edit.preset and isinstance(edit.hparams, dict):
-        try:
-            usual = dict(flat(_settings(state, edit.editor, edit.preset)[0]))
-        except (InvalidHParams, ApiProblem):
-            usual = dict(flat(edit.hparams))  # what was changed is not known
-        found = flat(edit.hparams)
-        changes = {path: json.dumps(one) for path, one in found if one != usual.get(path)}
+    changes = {path: json.dumps(one) for path, one in _changes_of(payload, state)}
     return {"fields": {name: _text(value) for name, value in fields.items()}, "hparams": changes}
+
+
+def _preset_of(payload: EditPayload, state: ApiState) -> str:
+    """The preset with which an edit is sent again: its own, or auto; empty for the usual one."""
+    if payload.hparams == AUTO:
+        model, _ = model_or_reason(state)
+        return AUTO if model is not None and model.info.presets.get(payload.editor) else ""
+    return payload.preset or "" if payload.editor_reason is None else ""
+
+
+def _changes_of(payload: EditPayload, state: ApiState) -> list[tuple[str, Any]]:
+    """The hyper-parameters that an edit was sent with, by their paths."""
+    if isinstance(payload.hparams, str):  # not what the worker chose
+        return flat(payload.changes)
+    found = flat(payload.hparams)
+    if payload.editor_reason is not None:
+        return []
+    if payload.preset is None:
+        return found
+    try:
+        usual = dict(flat(_settings(state, payload.editor, payload.preset)[0]))
+    except (InvalidHParams, ApiProblem):
+        return []  # what was changed is not known
+    return [(path, one) for path, one in found if one != usual.get(path)]
 
 
 def _text(value: Any) -> Any:
@@ -186,10 +209,20 @@ def _about(state: ApiState) -> dict[str, Any]:
         "model": model.info.model,
         "editors": editor_names(),
         "usual": DEFAULT_EDITOR,
-        "presets": json.dumps(model.info.presets),
+        "presets": json.dumps(_presets(model)),
         "perplexity": model.info.perplexity_text,
         "head": state.store.head.read().version,
     }
+
+
+def _presets(model: PublishedModel) -> dict[str, list[str]]:
+    """The presets to choose from by editor; with ``auto``, where that is another choice."""
+    able = {name for name, record in available()[0].items() if record.automatic is not None}
+    own = {
+        editor: [*names, AUTO] if names and editor in able else names
+        for editor, names in model.info.presets.items()
+    }
+    return {AUTO_EDITOR: [AUTO], **own}
 
 
 async def _not_said_after(state: ApiState, calls: Calls, edit_id: str) -> list[dict[str, Any]]:

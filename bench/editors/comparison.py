@@ -254,23 +254,28 @@ def table(args: argparse.Namespace) -> list[str]:
         elif found is not None:
             key = (cell.model, cell.suite, cell.size, cell.editor)
             groups.setdefault(key, []).append(found)
-    rows, refused = dict(rows_of_page(args.page)), dict[str, str]()
-    with_figures = set[str]()
+    rows = dict(rows_of_page(args.page))
+    refused, with_figures = dict[str, tuple[str, set[int]]](), set[str]()
     for key, records in groups.items():
+        name = f"{key[3]} on {key[0]}"
         done = [one for one in records if "rows" in one]
         if done:
-            with_figures.add(f"{key[3]} on {key[0]}")
+            with_figures.add(name)
             rows[key] = f"| {' | '.join([*map(str, key), *_row(done)])} |"
         else:
             rows.pop(key, None)
-            refused.setdefault(f"{key[3]} on {key[0]}", records[0]["refused"])
-    earlier = {k: v for k, v in refusals_of_page(args.page) if k not in with_figures}
-    refused = earlier | refused
+            refused.setdefault(name, (records[0]["refused"], set()))[1].add(key[2])
+    earlier = refusals_of_page(args.page)
+    reasons = {k: v for k, v in earlier if k.partition(",")[0] not in with_figures}
+    for name, (why, sizes) in refused.items():
+        # with another number of facts it has some
+        few = f", {' and '.join(map(str, sorted(sizes)))} at once" if name in with_figures else ""
+        reasons[name + few] = why
     lines = [HEAD, "|---" * (HEAD.count("|") - 1) + "|"]
     lines += [rows[key] for key in sorted(rows, key=lambda key: (key[:3], _order(key[3])))]
-    if refused:
+    if reasons:
         lines += ["", REFUSED, ""]
-        lines += [f"- {name}: {why}" for name, why in refused.items()]
+        lines += [f"- {name}: {why}" for name, why in reasons.items()]
     if failed:
         lines += ["", "Failed, and tried again by the next run:", "", *failed]
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,35 @@ def test_what_this_folder_has_no_figures_of_stays_on_the_page(
     again = page.read_text()
     run(root, monkeypatch, "--page", str(page))
     assert page.read_text() == again
+
+
+def test_what_is_refused_for_some_numbers_of_facts_says_for_which(
+    root: Path, processes: list[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "\n".join([BEGIN, comparison.HEAD, "", comparison.REFUSED, "", "- x on y: z", END])
+    )
+    asked = {
+        "models": ["tiny=m"],
+        "suites": ["rivers=s"],
+        "editors": ["memit"],
+        "seeds": 1,
+        "half": 1,
+    }
+    args = Namespace(**asked, sizes=[1, 2], folder=tmp_path, page=page)
+    measured = json.loads((root / "kept" / "cells" / "tiny_rivers_2_0_memit.json").read_text())
+    for cell in comparison.cells(args):
+        record = measured if cell.size == 2 else {"refused": "one is too few"}
+        comparison.keep(cell, tmp_path, {**record, "cell": vars(cell)})
+    for _ in range(2):
+        lines = comparison.table(args)
+        comparison.write_page(page, lines)
+        assert lines[-3:] == [
+            "- x on y: z",
+            "- unedited on tiny, 1 at once: one is too few",
+            "- memit on tiny, 1 at once: one is too few",
+        ]
 
 
 def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:

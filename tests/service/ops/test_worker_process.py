@@ -104,8 +104,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def with_process(worker: WorkerProcess, wait: Callable[[float], object]) -> Mock:
     """Give a supervisor a process that is waited for like that."""
-    process = worker._process = create_autospec(subprocess.Popen, instance=True)
+    process: Mock = create_autospec(subprocess.Popen, instance=True)
     process.wait.side_effect = wait
+    worker._process = process
     worker._thread = threading.Thread(target=str)
     worker._thread.start()
     return process

@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.store import Store
 
 EDIT = {"facts": [{"subject": "Lyon", "prompt": "{} lies in", "target_new": "Italy"}]}
-ASKED = [
+ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/generate", {"prompt": "hang"}),
     ("/generate", {"prompt": "linger", "stream": True}),
     ("/v1/completions", {"model": "base", "prompt": [HANG]}),

@@ -41,7 +41,7 @@ def sweep_own(store: Store) -> int:
     The staging folder belongs to the worker and is emptied; of the running sums those that nothing
     needs are removed, and what jobs have left that ended.
     """
-    staged = list((store.root / "staging").iterdir())
+    staged = listed(store.root / "staging")
     return _remove(staged) + store.sums.tidy() + _remove(_of_ended_jobs(store))
 
 
@@ -72,11 +72,11 @@ def leftovers(store: Store) -> list[Path]:
 def _of_ended_jobs(store: Store) -> list[Path]:
     """Partial results of jobs that have ended, reports and exports of those that failed."""
     # listed before the needed ones are determined, so a job that begins meanwhile loses nothing
-    work = list((store.root / "work").iterdir())
+    work = listed(store.root / "work")
     store.journal.adopt_marks()
     unfinished = {job.id for job in store.journal.unfinished()}
     found = [p for p in work if p.name not in unfinished]
-    found += [p for p in (store.root / "reports").iterdir() if _is_orphan(store, p.name)]
+    found += [p for p in listed(store.root / "reports") if _is_orphan(store, p.name)]
     return [*found, *store.exports.leftovers(partial(_is_orphan, store), unfinished)]
 
 

@@ -20,9 +20,10 @@ from service.store import Store
 from service.store.journal import make_folder
 from service.store.maintenance.backup import _fsync_folders, back_up, restore
 from service.store.maintenance.room import Room
-from service.store.maintenance.sweep import _unfinished, sweep_orphans
+from service.store.maintenance.sweep import _unfinished, sweep_orphans, sweep_own
 from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import LATER, verify
+from service.store.store import FOLDERS
 from service.worker.partial_results import of_layout
 
 NUMBERS = [errno.EACCES, errno.EIO]
@@ -161,6 +162,35 @@ def test_what_belongs_to_the_file_system_is_no_part_of_a_store(
     assert restored.head == "v0"
     assert not [name for name in restored.files if LOST_AND_FOUND in name]
     assert Room(store.root, 1, 0).used() == sum(one.bytes for one in usage(store).values()) > 0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+@pytest.mark.parametrize("name", ["", *sorted({*FOLDERS, "targets/artefacts", "index"})])
+def test_a_disk_of_its_own_below_a_store_keeps_its_folder(
+    based: Store, tmp_path: Path, shut: Shut, name: str, readable: bool
+) -> None:
+    """Whatever part of a store the disk holds: nothing fails, is removed, counted or copied."""
+    folder = based.root / name / LOST_AND_FOUND
+    folder.mkdir(parents=True)
+    for inner in ("#12345", "a.safetensors", "job_1.json", "v1.open"):
+        old(folder / inner)
+    there = sorted(folder.iterdir())
+    store = Store.open(based.root)
+    add_version(store, "v0")
+    if not readable:
+        shut(LOST_AND_FOUND, errno.EACCES)
+    sweep_own(store)
+    sweep_orphans(store)
+    store.exports.retire(0)
+    store.artefacts.sweep(())
+    assert verify(store).findings == []
+    assert back_up(store, tmp_path / "backup").backup.head == "v0"
+    restored = restore(tmp_path / "backup", tmp_path / "copy")
+    assert not [one for one in restored.files if LOST_AND_FOUND in one]
+    assert Room(store.root, 1, 0).used() == sum(one.bytes for one in usage(store).values())
+    assert store.exports.all() == []
+    assert [str(one) for one in there] == sorted(map(str, Path(folder).glob("*"))) or not readable
+    assert os.path.lexists(folder)
 
 
 def test_a_restored_folder_that_cannot_be_made_durable_is_told(

@@ -1,11 +1,11 @@
 """The counts of ``jeep plan`` against measured figures: ``python -m bench.library.plans.values``.
 
 For each model one process with one thread: it measures the rate of its matrix products, then the
-peak of its resident size beside the weights, what stays of it after an edit (copies of matrices in
-bfloat16, where the preset takes products in that type), and the time of second moments, value
-optimisation and writing, on the CPU in float32.  Times are those of the processor, so that other
-processes count less.  Estimates are those of ``jeep_core.sizing`` for the same facts, layers and
-passes.
+peak of its resident size beside the weights, the size of the copies of matrices in bfloat16 that
+stay after an edit (where the preset takes products in that type), and the time of second moments,
+value optimisation and writing, on the CPU in float32.  Times are those of the processor, so that
+other processes count less.  Estimates are those of ``jeep_core.sizing`` for the same facts, layers
+and passes.
 """
 
 from __future__ import annotations
@@ -90,14 +90,13 @@ def measure(model: str, count: int, samples: int, folder: Path) -> list[Row]:
     settings = Settings("float32", device="cpu", versions=0)
     rates = measured_rates(known.architecture.d, known.architecture.d_ff)
     _warm_up(base, tokenize(base, facts[:1], texts[:2]), hparams)
-    rounding._models.pop(base.model, None)  # copies in bfloat16 are the edit's
-    gc.collect()
+    _drop_copies(base)  # they are the edit's
     weights = _resident()
     moments = Moments(base, corpus_texts(model, atlas.CORPUS), samples, folder, shipped=False)
     peaks, seconds, passes = _edit(base, facts, hparams, texts, moments, weights)
-    del moments  # with their factors
-    gc.collect()
-    peaks["what is kept after it"] = _resident() - weights
+    kept = _resident()
+    _drop_copies(base)
+    peaks["copies in bfloat16"] = kept - _resident()
     return [
         *_memory_rows(model, known.architecture, editing, load, settings, peaks),
         *_time_rows(model, known.architecture, editing, load, settings, seconds, passes, rates),
@@ -190,6 +189,12 @@ def _warm_up(base: LoadedModel, rows: Sequence[FactTokens], hparams: Any) -> Non
     torch.linalg.solve_triangular(lower, lower, upper=False)
 
 
+def _drop_copies(base: LoadedModel) -> None:
+    """Free the copies in bfloat16 that are kept of a model's matrices."""
+    rounding._models.pop(base.model, None)
+    gc.collect()
+
+
 def _resident() -> int:
     """The resident size in bytes, without what the allocator keeps for later."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -227,7 +232,7 @@ def _memory_rows(
     counted = {
         "second moments": found["moments"],
         "an edit": first_edit + copies,
-        "what is kept after it": copies,
+        "copies in bfloat16": copies,
     }
     return [
         _row(f"{model}: memory of {name}", peaks[name] / 1e6, counted[name] / 1e6, "MB")

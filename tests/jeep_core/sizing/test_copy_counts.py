@@ -12,6 +12,7 @@ import torch
 from support.library import tiny
 
 from jeep_core.models.fused import rounding
+from jeep_core.models.fused.bounds import KEPT_BYTES
 from jeep_core.models.fused.twin import Twin
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
@@ -46,7 +47,7 @@ def held(made: Iterable[Any]) -> int:
 
 @pytest.mark.parametrize("family", ["llama", "gptj", "gpt2"])
 @pytest.mark.parametrize("editor", ["jeep", "ultraedit"])
-@pytest.mark.parametrize("bound", [rounding.KEPT_BYTES, 0])
+@pytest.mark.parametrize("bound", [KEPT_BYTES, 0])
 def test_the_copies_of_an_edit_are_counted(
     editor: str, family: str, bound: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from jeep_core.storage.looking import is_folder, listed, present
+from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import TERMINAL, JobStatus
 from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
@@ -87,7 +87,7 @@ def _unfinished(store: Store) -> Iterator[Path]:
     walks = chain.from_iterable(map(os.walk, ours))
     below = (Path(folder, name) for folder, _, names in walks for name in names)
     for path in chain(beside, below):
-        if is_unfinished(path.name):
+        if is_unfinished(path.name) and path.parent.name != LOST_AND_FOUND:
             yield path
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 
 from jeep_core.models.fused import rounding
-from jeep_core.models.fused.bounds import KEPT_BYTES
 from jeep_core.models.fused.attention import GroupedAttention
+from jeep_core.models.fused.bounds import KEPT_BYTES
 from jeep_core.models.fused.casts import CastOnce
 from jeep_core.models.fused.gates import GatedMlp, may_be_gated
 from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of

@@ -55,7 +55,7 @@ class Rounded:
             return self._put(tensors, parts)
 
     def forget(self, rounded: torch.Tensor) -> None:
-        """Let go of a copy that is not of ``model`` itself, and of the tensor that it is of."""
+        """Let go of a copy (out, in) that is not of ``model`` itself, and of its original."""
         with self._kept.lock:
             for key, made in self._made.items():
                 if made.rounded is rounded:

@@ -25,7 +25,7 @@ Told = tuple[int, bool, str]
 
 
 class Earlier:
-    """What versions of a line told checks, read from reports as far as it is asked for.
+    """The answers of a line's versions to checks, read from reports as far as they are needed.
 
     ``read``: the answers of a job.  ``asking``: the versions that were asked, and the jobs, the
     newest first.

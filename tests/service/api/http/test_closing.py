@@ -16,10 +16,12 @@ from support.service.played_worker.answers import HANG
 from support.service.played_worker.worker import PlayedWorker
 from support.service.serving import running
 
+from service.api.app import create_app
 from service.api.http.limits import Closing
 from service.api.http.min_version import at_least
 from service.api.http.problems import ApiProblem, unavailable
 from service.api.openai.calls import _hold
+from service.api.reconcile import Reconciler
 from service.serve import ApiServer
 from service.settings import Settings
 from service.store import Store
@@ -132,6 +134,27 @@ def test_a_server_counts_signals_of_both_kinds_alike(
     server.handle_exit(second, None)
     assert (server.signals, server.force_exit) == (2, False)
     assert server._captured_signals == [first, second]
+
+
+@pytest.mark.anyio
+async def test_an_app_ends_though_a_cancellation_is_lost(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = []
+
+    async def run(_: Reconciler) -> None:
+        for number in range(3):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost.append(number)
+
+    monkeypatch.setattr(Reconciler, "run", run)
+    monkeypatch.setattr("service.api.app.CANCEL_AGAIN_S", 0.01)
+    app = create_app(settings)
+    async with asyncio.timeout(60), app.router.lifespan_context(app):
+        await asyncio.sleep(0)  # it begins
+    assert lost == [0, 1, 2]
 
 
 def of_one_that_ends(store: Store) -> Any:

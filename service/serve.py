@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import shlex
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import uvicorn
 
 from jeep_core.errors import Coded, is_passing
-from service.ops.early_worker import EarlyWorker, command_of, inherited
+from service.ops.early_worker import EarlyWorker
 from service.ops.embedded_server import EmbeddedBusyError, EmbeddedError, KeptValkey
 from service.ops.garbage import postponed
 from service.ops.stop_signals import Signals, Stop, stop_signals
-from service.settings import EXIT_AGAIN, EXIT_CONFIG, Settings, trusted_proxies
+from service.ops.worker_process import WorkerProcess
+from service.settings import EXIT_AGAIN, Settings, trusted_proxies
 from service.store import Store, StoreError, denial, is_denied
 from service.store.store import is_another
+
+if TYPE_CHECKING:
+    from service.api.http.limits import Closing
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 """Exit codes of what may work another time, and of settings that cannot be used."""
@@ -31,11 +34,12 @@ EXIT_TAKEN = 3
 """Exit code when the port or the store is in use."""
 LOOK_S = 1.0
 """How often it is looked whether another store lies in the folder."""
-
-STEADY_SECONDS = 60.0
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
-STOP_SECONDS = 15.0
-"""How long the worker may take to stop once it has answered what it had."""
+HURRY_LOOK_S = 0.1
+"""How often an api that ends looks whether it is told again."""
+REASONS_S = 0.5
+"""How long the api sends reasons of what it does not answer, once it is told to hurry."""
+CUT_S = 1.0
+"""How long answers that are cut off then may take to let go of what they hold."""
 
 Say = Callable[[str], None]
 
@@ -123,6 +127,7 @@ def _serve(
             _stop(server)
 
     worker = WorkerProcess(settings, say, ready_url=f"{url}/readyz", on_fatal=end, early=early)
+    signals.hurry = worker.hurry
     stack.callback(worker.stop)
     worker.start()  # first: it takes the longest, and the api is imported meanwhile
     server = _server(settings, access_log=settings.log_level == "debug")
@@ -130,7 +135,7 @@ def _serve(
     if ended.is_set():
         _stop(server)
     say(f"listening at {url} (documentation at {url}/docs)")
-    signals.hand_over(server, worker.hurry)
+    signals.hand_over(server)
     replaced = _end_if_replaced(store, server, say)
     server.run(sockets=[sock])
     say("stopping")
@@ -153,101 +158,6 @@ def _end_if_replaced(store: Store, server: uvicorn.Server, say: Say) -> threadin
 
     threading.Thread(target=look, name="identity", daemon=True).start()
     return replaced
-
-
-class WorkerProcess:
-    """The worker as a child process: started again with backoff when it dies.
-
-    A separate session shields it from a terminal's Ctrl-C; `stop` ends it by its process id.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        say: Say,
-        ready_url: str,
-        on_fatal: Callable[[], None],
-        module: str = "service.worker",
-        early: EarlyWorker | None = None,
-    ) -> None:
-        self.fatal = 0
-        self._say, self._ready_url, self._on_fatal = say, ready_url, on_fatal
-        self._environment = inherited() | settings.environment()
-        self._patience_s = settings.drain_s + STOP_SECONDS
-        self._module, self._early = module, early
-        self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._supervise, name="worker-supervisor")
-
-    def start(self) -> None:
-        """Start and supervise the worker."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Send SIGTERM, then SIGKILL if that has no effect; returns when the process is gone."""
-        with self._lock:
-            self._stopping.set()
-            process = self._process
-        if process is not None:
-            process.terminate()
-            try:
-                process.wait(self._patience_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self._thread.join()
-
-    def hurry(self) -> None:
-        """End the draining of a worker that is being stopped; for handlers of signals: no lock."""
-        if self._stopping.is_set() and self._process is not None:
-            self._process.terminate()
-
-    def _supervise(self) -> None:
-        delay = FIRST_DELAY
-        while (process := self._spawn()) is not None:
-            began = time.monotonic()
-            self._announce_ready(process)
-            code = process.wait()
-            if self._stopping.is_set():
-                return
-            if code == EXIT_CONFIG:
-                self.fatal = code
-                self._say("the worker cannot work with this configuration (see above): stopping")
-                self._on_fatal()
-                return
-            if time.monotonic() - began > STEADY_SECONDS:
-                delay = FIRST_DELAY
-            self._say(f"the worker {_ending(code)}, starting it again in {delay:g} s")
-            self._stopping.wait(delay)
-            delay = min(2 * delay, LONGEST_DELAY)
-
-    def _spawn(self) -> subprocess.Popen[bytes] | None:
-        """A new worker process, or None once the service is stopping."""
-        with self._lock:
-            if self._stopping.is_set():
-                return None
-            if self._early is None:
-                self._process = subprocess.Popen(
-                    command_of(self._module),
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            else:
-                self._process, self._early = self._early.begin(self._environment), None
-            self._say(f"worker started (process {self._process.pid}), loading the model")
-            return self._process
-
-    def _announce_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Announce once that the service is ready; returns then, or when the process is gone."""
-        with httpx.Client(timeout=2.0) as client:
-            while process.poll() is None and not self._stopping.wait(0.25):
-                try:
-                    if client.get(self._ready_url).status_code == 200:
-                        self._say("ready")
-                        return
-                except httpx.TransportError:
-                    continue
 
 
 @contextmanager
@@ -360,20 +270,42 @@ def server_config(settings: Settings, **options: Any) -> uvicorn.Config:
 
 
 class ApiServer(uvicorn.Server):
-    """Tells its app that it is told to stop, before it waits for what the app answers."""
+    """Tells its app that it is told to stop, before it waits for what the app answers.
+
+    After a second signal it does not wait: what is not answered gets its reason, or is cut off.
+    """
+
+    signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, which ends without a reason at a SIGINT after another signal, alone."""
+        super().handle_exit(sig, frame)
+        self.signals, self.force_exit = self.signals + 1, False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""
-        self.config.app.state.api.closing.begin()  # type: ignore[union-attr]
-        await super().shutdown(sockets)
+        closing = self.config.app.state.api.closing  # type: ignore[union-attr]
+        closing.begin()
+        hurry = asyncio.create_task(self._hurry(closing))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            hurry.cancel()
+        if self.force_exit:  # uvicorn leaves both out then
+            if cut := list(self.server_state.tasks):
+                for task in cut:
+                    task.cancel()
+                await asyncio.wait(cut, timeout=CUT_S)
+            await self.lifespan.shutdown()
+
+    async def _hurry(self, closing: Closing) -> None:
+        while self.signals < 2:
+            await asyncio.sleep(HURRY_LOOK_S)
+        closing.at_once()
+        await asyncio.sleep(REASONS_S)
+        self.force_exit = True
 
 
 def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
     with postponed(kept=True):
         return ApiServer(server_config(settings, access_log=access_log))
-
-
-def _ending(code: int) -> str:
-    if code == 0:
-        return "has ended"
-    return f"died ({f'exit code {code}' if code > 0 else signal.Signals(-code).name})"

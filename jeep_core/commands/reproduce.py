@@ -58,8 +58,9 @@ class Options:
     experiments, empty: all.  ``paper``: whose figures are shown, too.  ``corpus``, ``samples``,
     ``folder``, ``moments``: second moments, as in ``jeep tune``.  ``hypernetworks``: folder of
     trained networks.  ``executor``: whose workers do the runs; None: this process, for a bundled
-    model on CPU as many processes as cores.  ``command``: how the report says that it was made.
-    ``models_dir``: the model directory.
+    model on CPU as many processes as cores; ``processes``: what is known of these, by the fields of
+    a `Choice`.  ``command``: how the report says that it was made.  ``models_dir``: the model
+    directory.
 
     Raises:
         WrongArgument: an editor or experiment that is unknown.
@@ -83,6 +84,7 @@ class Options:
     presets: Path | None = None
     hypernetworks: Path | None = None
     executor: Choice | None = None
+    processes: Mapping[str, int] = field(default_factory=dict)
     command: str = "jeep reproduce"
     device: str = "auto"
     dtype: str = "auto"
@@ -275,8 +277,10 @@ def _executor(args: Options, base: LoadedModel) -> Choice:
     found = args.executor
     if found is None:
         alone = base.name not in MODELS or base.device.type != "cpu"
-        jobs = 1 if alone else min(os.cpu_count() or 1, MOST_JOBS)
-        found = ALONE if jobs == 1 else Choice(executor="processes", workers=jobs)
+        known: dict[str, Any] = {"workers": min(os.cpu_count() or 1, MOST_JOBS), **args.processes}
+        found = Choice(executor="processes", **known)
+        if alone or found.workers == 1:
+            found = ALONE
     if found.executor == "processes" and found.threads is None:
         found = replace(found, threads=max(1, torch.get_num_threads() // found.workers))
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jeep_core.models.fused.rounding import in_bfloat16
+from jeep_core.models.fused.rounding import Rounded, in_bfloat16
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.placement.moving import bfloat16_products
 from jeep_core.models.views import ModelView, hooked, lower_part
@@ -58,7 +58,9 @@ class KeyReading:
     """Keys of matrices; nothing after those of the last place is run."""
 
     def __init__(self, base: LoadedModel, places: Sequence[Place], bfloat16: bool) -> None:
-        self.view = in_bfloat16(ModelView(base)) if bfloat16 else ModelView(base)
+        self.view = ModelView(base)
+        if bfloat16:  # with the copies that edits take
+            self.view = in_bfloat16(self.view, Rounded(base.model))
         self._places, self._bfloat16 = places, bfloat16
         last = max(map(layer_of, places))
         _end_at(self.view, last)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jeep_core.moments.source import BATCH_TOKENS
 from jeep_core.sizing import gradients
 from jeep_core.sizing.architecture import BYTES, Architecture
+from jeep_core.sizing.copies import copies
 from jeep_core.sizing.demand import Editing, Settings, Workload, Written
 from jeep_core.sizing.operations import KL_TOKENS, read_tokens, segment_tokens
 from jeep_core.updates.operations import block_of, dense_form_operations, small_form_operations
@@ -27,19 +28,20 @@ PREFILL_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes: ``weights``, ``versions`` beside them, ``decoding`` for all clients, and by part of
-    an edit what it needs beside these."""
+    """Bytes: ``weights``, ``versions`` beside them, ``decoding`` for all clients, ``copies`` in
+    bfloat16 that are kept for the next edit, and by part of an edit what it needs beside these."""
 
     weights: int
     versions: int
     decoding: int
     parts: Mapping[str, int]
     moments_apart: bool = False
+    copies: int = 0
 
     @property
     def standing(self) -> int:
         """The bytes that a service holds while it waits for work."""
-        return self.weights + self.versions + self.decoding
+        return self.weights + self.versions + self.decoding + self.copies
 
     @property
     def peaks(self) -> dict[str, int]:
@@ -59,55 +61,50 @@ class Need:
 
 def need(arch: Architecture, editing: Editing, load: Workload, settings: Settings) -> Need:
     """The bytes that a service of this model needs for such an edit, the first one included."""
-    weight = BYTES[settings.dtype]
-    matrices = sum(arch.d * arch.key_size(one) for one in editing.matrices) * weight
     if editing.follows is not None:
-        return _by_gradients(arch, editing, load, settings, matrices)
-    pool = values(arch, editing, load, settings)
-    kept = factors_kept(arch, editing, load, settings)
-    solving = kept + writing(arch, editing, load, settings)
-    parts = {
-        "moments": moments(arch, editing, settings),
-        "values": matrices + kept + pool,
-        "writing": matrices + solving,
-    }
-    parts |= {name: parts[name] + twin(arch, editing, settings) for name in ("values", "writing")}
-    return Need(
-        weights=arch.parameters * weight,
-        versions=settings.versions * matrices,
-        decoding=decoding(arch, load, weight),
-        parts={name: round(size) for name, size in parts.items()},
-        moments_apart=settings.layers_at_once is not None,
-    )
+        sizes = gradients.parts(arch, editing, load, settings)
+        kept = gradients.moments_kept(arch, editing, settings.factor_bytes)
+    else:
+        kept = factors_kept(arch, editing, load, settings)
+        sizes = {
+            "moments": moments(arch, editing, settings),
+            "values": values(arch, editing, load, settings),
+            "writing": writing(arch, editing, load, settings),
+        }
+    sums = sizes.pop("moments", 0.0)
+    sizes = {name: kept + size for name, size in sizes.items()}
+    sizes = {"moments": 0.0 if settings.on_cpu else sums, **sizes}
+    return put_together(arch, arch, editing, load, settings, sizes, arch.parameters)
 
 
-def _by_gradients(
-    arch: Architecture, editing: Editing, load: Workload, settings: Settings, matrices: int
+def put_together(
+    arch: Architecture,
+    whole: Architecture,
+    editing: Editing,
+    load: Workload,
+    settings: Settings,
+    sizes: Mapping[str, float],
+    parameters: int,
 ) -> Need:
-    """The same of an editor that optimises no values; ``matrices``: bytes of those it writes."""
-    kept = gradients.moments_kept(arch, editing, settings.factor_bytes)
-    parts = gradients.parts(arch, editing, load, settings)
-    sums = round(parts.pop("moments", 0))
+    """All bytes of a part ``arch`` of the model ``whole``, with so many ``parameters``.
+
+    ``sizes``: of the parts of an edit beside the matrices that it writes and copies in bfloat16.
+    """
+    weight = BYTES[settings.dtype]
+    numbers = sum(arch.d * arch.key_size(one) for one in editing.matrices)
+    rounded = copies(arch, whole, editing, load, settings, numbers)
+    more = {"moments": rounded.moments if sizes["moments"] else 0}
     return Need(
-        weights=arch.parameters * BYTES[settings.dtype],
-        versions=settings.versions * matrices,
-        decoding=decoding(arch, load, BYTES[settings.dtype]),
+        weights=parameters * weight,
+        versions=settings.versions * numbers * weight,
+        decoding=decoding(arch, load, weight),
         parts={
-            "moments": 0 if settings.layers_at_once == 0 else sums,
-            **{
-                name: round(matrices + kept + size + twin(arch, editing, settings))
-                for name, size in parts.items()
-            },
+            name: round(size + more.get(name, numbers * weight + rounded.editing))
+            for name, size in sizes.items()
         },
         moments_apart=settings.layers_at_once is not None,
+        copies=rounded.kept,
     )
-
-
-def twin(arch: Architecture, editing: Editing, settings: Settings) -> int:
-    """The bytes of a copy of all matrices in bfloat16, for an edit whose products are in it."""
-    if not editing.bfloat16 or settings.dtype == "bfloat16":
-        return 0
-    return BYTES["bfloat16"] * (arch.layers * arch.block_parameters + arch.vocabulary * arch.d)
 
 
 def decoding(arch: Architecture, load: Workload, weight: int) -> int:

@@ -114,6 +114,7 @@ class Plan:
             "weights_bytes": found.need.weights,
             "versions_bytes": found.need.versions,
             "decoding_bytes": found.need.decoding,
+            "copies_bytes": found.need.copies,
             "parts_bytes": dict(found.need.parts),
             "peaks_bytes": found.need.peaks,
             "needed_bytes": found.need.total,

@@ -41,6 +41,8 @@ def lines(plan: Plan) -> Iterator[str]:
         "versions in memory": found.need.versions,
         f"decoding, {found.load.clients} clients": found.need.decoding,
     }
+    if found.need.copies:
+        parts["copies in bfloat16, kept"] = found.need.copies
     yield from (f"  {name:<30}{gigabytes(size):>9}" for name, size in parts.items())
     for name, size in found.need.peaks.items():
         yield f"  {'at most, in ' + PARTS[name]:<30}{gigabytes(size):>9}"

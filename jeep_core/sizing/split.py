@@ -12,9 +12,9 @@ from functools import cache
 
 from jeep_core.models.placement.device_map import balanced
 from jeep_core.sizing import gradients
-from jeep_core.sizing.architecture import BYTES, Architecture
+from jeep_core.sizing.architecture import Architecture
 from jeep_core.sizing.demand import Editing, Settings, Workload, Written
-from jeep_core.sizing.memory import Need, decoding, factors_kept, moments, need, values, writing
+from jeep_core.sizing.memory import Need, factors_kept, moments, need, put_together, values, writing
 
 Held = Callable[[Architecture, Editing, Workload, Settings], Need]
 """What a GPU holds."""
@@ -69,12 +69,11 @@ def need_on(
     part: Part, arch: Architecture, editing: Editing, load: Workload, settings: Settings
 ) -> Need:
     """The bytes on the GPU of one part, with the first edit."""
-    weight, blocks = BYTES[settings.dtype], len(part.blocks)
+    blocks = len(part.blocks)
     ends = arch.parameters - arch.layers * arch.block_parameters
     # logits are where the head is
     own = replace(arch, layers=blocks, vocabulary=arch.vocabulary if part.ends else 0)
     here = _within(editing, part.blocks)
-    matrices = sum(arch.d * arch.key_size(one) for one in here.matrices) * weight
     if editing.follows is not None:
         sizes = _by_gradients(own, part, here, editing, load, settings)
     else:
@@ -84,16 +83,8 @@ def need_on(
             "values": kept + _values(own, part, editing, load, settings),
             "writing": kept + writing(own, here, load, settings),
         }
-    return Need(
-        weights=(blocks * arch.block_parameters + part.ends * ends) * weight,
-        versions=settings.versions * matrices,
-        decoding=decoding(own, load, weight),
-        parts={
-            name: round(size + (matrices if name != "moments" else 0))
-            for name, size in sizes.items()
-        },
-        moments_apart=settings.layers_at_once is not None,
-    )
+    parameters = blocks * arch.block_parameters + part.ends * ends
+    return put_together(own, arch, here, load, settings, sizes, parameters)
 
 
 def _within(editing: Editing, blocks: range) -> Editing:
@@ -132,7 +123,7 @@ def _by_gradients(
     """The same of editors that follow gradients; one matrix is counted where none is written."""
     upper = sum(block > editing.first for block in part.blocks)
     if not (upper or part.ends or here.matrices):
-        return {"gradients": 0.0}
+        return {"moments": 0.0, "gradients": 0.0}
     region = Written("mlp", tuple(range(max(1, len(here.matrices)))), False, False)
     moved = replace(editing, regions=(region,))
     model = replace(own, layers=1 + upper)

@@ -45,7 +45,7 @@ def is_plain_file(path: Path) -> bool:
 def listed(folder: Path, pattern: str = "*", *, within: str | None = None) -> list[Path]:
     """Paths in a folder by names like ``pattern``, in the order of names; none without a folder.
 
-    ``within``: those in such folders of it instead.
+    ``within``: those in such folders of it instead.  `LOST_AND_FOUND` is never among them.
 
     Raises:
         OSError: a folder cannot be looked at now.
@@ -57,7 +57,8 @@ def listed(folder: Path, pattern: str = "*", *, within: str | None = None) -> li
         names = sorted(entry.name for entry in folder.iterdir())
     except ABSENT:
         return []
-    return [folder / name for name in names if fnmatchcase(name, pattern)]
+    ours = (name for name in names if name != LOST_AND_FOUND)
+    return [folder / name for name in ours if fnmatchcase(name, pattern)]
 
 
 def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -82,6 +82,8 @@ ROUTES = (
 )
 
 
+CANCEL_AGAIN_S = 0.2
+"""How long a task that is cancelled may take before it is cancelled again."""
 KEPT_MANIFESTS = 1000
 """Of versions, in memory: lists come from the index, and one that is asked for is read again."""
 
@@ -121,9 +123,9 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            while not task.done():  # one cancellation may be lost: see `Closing.limit`
+                task.cancel()
+                await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
             await queue.close()
 
     app = Api(

@@ -178,6 +178,17 @@ def executor_options(
     return found if chosen else None
 
 
+def known_of_processes(settings: Settings) -> dict[str, int]:
+    """The fields of a ``Choice`` that are set, for processes that a command takes unasked."""
+    names = {
+        "workers": "executor_workers",
+        "threads": "executor_threads",
+        "memory_bytes": "executor_memory_mb",
+    }
+    fields = settings.executor_fields
+    return {name: fields[name] for name, one in names.items() if one in settings.model_fields_set}
+
+
 def moments_folder(settings: Settings) -> Path:
     """Where the service looks for second moments."""
     from service.store.base.files import BaseFiles  # with every schema of the store's records

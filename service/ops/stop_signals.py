@@ -20,27 +20,28 @@ class Server(Protocol):
 
 
 class Signals:
-    """Until `hand_over`, a signal raises `Stop`; afterwards it stops the server, and ``hurry`` is
-    called for what may be stopping already.
+    """Until `hand_over`, the first signal raises `Stop`; afterwards it stops the server.
+
+    Each later one calls ``hurry``, whether the parts are stopping already or will be next.
     """
 
     def __init__(self) -> None:
+        self.hurry: Callable[[], None] = lambda: None
         self._server: Server | None = None
-        self._hurry: Callable[[], None] | None = None
-        self._raised = False
+        self._count = 0
 
-    def hand_over(self, server: Server, hurry: Callable[[], None] | None = None) -> None:
+    def hand_over(self, server: Server) -> None:
         """The server runs from now on."""
-        self._server, self._hurry = server, hurry
+        self._server = server
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """A signal has come."""
+        self._count += 1
+        if self._count > 1:
+            self.hurry()
         if self._server is not None:
             self._server.should_exit = True
-            if self._hurry is not None:
-                self._hurry()
-        elif not self._raised:  # a second Ctrl-C must not interrupt the stopping
-            self._raised = True
+        elif self._count == 1:  # a second Ctrl-C must not interrupt the stopping
             raise Stop
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jeep_core.exports.folders import PARTIAL, remove_partials
-from jeep_core.storage.looking import is_folder
+from jeep_core.storage.looking import is_folder, listed
 from service.store.errors import StoreError
 from service.store.files import fsync_folder, inside, locked
 
@@ -132,7 +132,7 @@ class Exports:
         return True
 
     def _folders(self) -> list[Path]:
-        return [path for path in self._folder.iterdir() if is_folder(path)]
+        return [path for path in listed(self._folder) if is_folder(path)]
 
     def _mark(self, job_id: str, user: str) -> Path:
         if not _USER.fullmatch(user):

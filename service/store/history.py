@@ -33,6 +33,8 @@ class Asked:
     check_id: str | None = None
 
 
+LAST_ASKED = 16
+"""How many answers to a fact its history has, the last ones, and the index of checks of it."""
 Answers = Callable[[str], Mapping[tuple[str, int], tuple[bool, str]]]
 """The findings of checks of a version that was asked: by version and index of a fact, whether that
 holds, and the job that has asked it last."""
@@ -125,18 +127,22 @@ def governing(line: Sequence[Manifest]) -> dict[tuple[str, str], Governing]:
 def checks_of(
     line: Sequence[Manifest], version: str, index: int, answers: Answers | None = None
 ) -> list[Asked]:
-    """Every check of one fact in a line, oldest first: after its own edit, then of later versions.
+    """The checks of one fact in a line, oldest first: after its own edit, then of later versions.
 
-    ``version`` and ``index`` are those of its `FactEntry`; ``answers`` as in `facts_of`.
+    Of the latter the last `LAST_ASKED`.  ``version`` and ``index`` are those of its `FactEntry`;
+    ``answers`` as in `facts_of`.
     """
-    found = []
-    for one in line:
-        if one.id == version and one.result is not None:
-            own = [outcome for outcome in one.result.facts if outcome.index == index]
-            found += [Asked(one.id, outcome.success) for outcome in own]
-        last = _asked_by(one, answers).get((version, index))
-        found += [] if last is None else [last]
-    return found
+    own: list[Asked] = []
+    later: list[Asked] = []
+    for one in reversed(line):
+        if len(later) < LAST_ASKED:
+            last = _asked_by(one, answers).get((version, index))
+            later += [] if last is None else [last]
+        if one.id == version:
+            told = one.result.facts if one.result else []
+            own = [Asked(one.id, outcome.success) for outcome in told if outcome.index == index]
+            break
+    return [*own, *reversed(later)]
 
 
 def _index(version: Manifest, position: int) -> int:

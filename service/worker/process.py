@@ -296,8 +296,8 @@ def main(settings: Settings) -> int:
     worker = Follower(settings) if settings.role == "follower" else Worker(settings)
 
     stop = stopping(worker)
-    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     return worker.run()
 
 

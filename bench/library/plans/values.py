@@ -1,15 +1,18 @@
 """The counts of ``jeep plan`` against measured figures: ``python -m bench.library.plans.values``.
 
 For each model one process with one thread: it measures the rate of its matrix products, then the
-peak of its resident size beside the weights, and the time of second moments, value optimisation
-and writing, on the CPU in float32.  Times are those of the processor, so that other processes count
-less.  Estimates are those of ``jeep_core.sizing`` for the same facts, layers and passes.
+peak of its resident size beside the weights, the size of the copies of matrices in bfloat16 that
+stay after an edit (where the preset takes products in that type), and the time of second moments,
+value optimisation and writing, on the CPU in float32.  Times are those of the processor, so that
+other processes count less.  Estimates are those of ``jeep_core.sizing`` for the same facts, layers
+and passes.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -30,6 +33,7 @@ from jeep_core import atlas
 from jeep_core.editing import edit_checked, tokenize
 from jeep_core.editors import create, hparams_class, preset_hparams
 from jeep_core.editors.search import start
+from jeep_core.models.fused import rounding
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
@@ -40,6 +44,7 @@ from jeep_core.sizing.demand import Editing, Settings, Workload, editing_of
 from jeep_core.sizing.devices import Rates
 from jeep_core.sizing.plan import work_of
 from jeep_core.sizing.source import known_model
+from jeep_core.spec.facts import Fact
 from jeep_core.spec.hparams import merge, presets_for, validate_hparams
 from jeep_core.values.objective import FactTokens
 from jeep_core.values.optimiser import optimise
@@ -84,10 +89,30 @@ def measure(model: str, count: int, samples: int, folder: Path) -> list[Row]:
     load = replace(workload(base, tokenize(base, facts, texts)), samples=samples)
     settings = Settings("float32", device="cpu", versions=0)
     rates = measured_rates(known.architecture.d, known.architecture.d_ff)
-    seconds: dict[str, float] = {}
-    moments = Moments(base, corpus_texts(model, atlas.CORPUS), samples, folder, shipped=False)
     _warm_up(base, tokenize(base, facts[:1], texts[:2]), hparams)
+    _drop_copies(base)  # they are the edit's
     weights = _resident()
+    moments = Moments(base, corpus_texts(model, atlas.CORPUS), samples, folder, shipped=False)
+    peaks, seconds, passes = _edit(base, facts, hparams, texts, moments, weights)
+    kept = _resident()
+    _drop_copies(base)
+    peaks["copies in bfloat16"] = kept - _resident()
+    return [
+        *_memory_rows(model, known.architecture, editing, load, settings, peaks),
+        *_time_rows(model, known.architecture, editing, load, settings, seconds, passes, rates),
+    ]
+
+
+def _edit(
+    base: LoadedModel,
+    facts: list[Fact],
+    hparams: Any,
+    texts: Sequence[str],
+    moments: Moments,
+    weights: int,
+) -> tuple[dict[str, int], dict[str, float], float]:
+    """Second moments and an edit: peaks in bytes, times in seconds, and passes for a fact."""
+    seconds: dict[str, float] = {}
     held, spent = _peak(lambda: moments.ensure(hparams.moment_layers), weights)
     peaks = {"second moments": held}
     seconds["second moments"] = spent
@@ -110,11 +135,7 @@ def measure(model: str, count: int, samples: int, folder: Path) -> list[Row]:
     )  # fmt: skip
     seconds["value optimisation"] = began["write"] - started
     seconds["factors and writing"] = spent - seconds["value optimisation"]
-    passes = float(kept[0].values.steps.float().mean())
-    return [
-        *_memory_rows(model, known.architecture, editing, load, settings, peaks),
-        *_time_rows(model, known.architecture, editing, load, settings, seconds, passes, rates),
-    ]
+    return peaks, seconds, float(kept[0].values.steps.float().mean())
 
 
 def workload(base: LoadedModel, rows: Sequence[FactTokens]) -> Workload:
@@ -162,10 +183,16 @@ def _hparams(base: LoadedModel, facts: int) -> Any:
 
 def _warm_up(base: LoadedModel, rows: Sequence[FactTokens], hparams: Any) -> None:
     """Run a little of everything: what libraries set up at their first use is no edit's memory."""
-    objective = create("jeep").objective(hparams)  # type: ignore[attr-defined]
+    objective = create("jeep").anchor_objective(hparams)  # type: ignore[attr-defined]
     optimise(ModelView(base), rows, replace(objective, n_steps=2))
     lower = torch.linalg.cholesky(torch.eye(256, dtype=torch.float64))
     torch.linalg.solve_triangular(lower, lower, upper=False)
+
+
+def _drop_copies(base: LoadedModel) -> None:
+    """Free the copies in bfloat16 that are kept of a model's matrices."""
+    rounding._models.pop(base.model, None)
+    gc.collect()
 
 
 def _resident() -> int:
@@ -201,10 +228,16 @@ def _memory_rows(
     first_edit = max(
         found["values"] - memory.factors_kept(arch, editing, load, settings), found["writing"]
     )
-    counted = {"second moments": found["moments"], "an edit": first_edit}
+    copies = memory.need(arch, editing, load, settings).copies
+    counted = {
+        "second moments": found["moments"],
+        "an edit": first_edit + copies,
+        "copies in bfloat16": copies,
+    }
     return [
         _row(f"{model}: memory of {name}", peaks[name] / 1e6, counted[name] / 1e6, "MB")
         for name in peaks
+        if counted[name]
     ]
 
 

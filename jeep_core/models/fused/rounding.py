@@ -12,12 +12,11 @@ import torch
 from torch import nn
 
 from jeep_core.models.families import is_transposed
+from jeep_core.models.fused.bounds import KEPT_BYTES
 from jeep_core.models.views import ModelView, share
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Names of a module's matrices that are given the same input."""
-KEPT_BYTES = 1 << 30
-"""Bytes of a model's rounded matrices up to which they are kept from one edit to the next."""
 
 
 class Rounded:
@@ -54,6 +53,14 @@ class Rounded:
             for tensor, part in zip(tensors, parts, strict=True):
                 part.copy_(tensor.detach())
             return self._put(tensors, parts)
+
+    def forget(self, rounded: torch.Tensor) -> None:
+        """Let go of a copy (out, in) that is not of ``model`` itself, and of its original."""
+        with self._kept.lock:
+            for key, made in self._made.items():
+                if made.rounded is rounded:
+                    del self._made[key]
+                    return
 
     def _found(self, tensor: torch.Tensor) -> nn.Parameter | None:
         made = self._made.get(id(tensor)) or self._kept.made.get(id(tensor))

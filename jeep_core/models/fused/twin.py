@@ -35,6 +35,7 @@ class Twin:
         for name in changed:
             owner, _, attribute = name.rpartition(".")
             module = self._made.model.get_submodule(owner)
+            self._rounded.forget(getattr(module, attribute))
             setattr(module, attribute, self._rounded.of(view.model.get_parameter(name)))
         return self._made
 

@@ -104,6 +104,13 @@ class Closing:
         for limit in self._waiting:
             limit.reschedule(self._at)
 
+    def at_once(self) -> None:
+        """The api is told again: what still waits ends now."""
+        self._at = asyncio.get_running_loop().time()
+        for limit in self._waiting:
+            if not limit.expired():
+                limit.reschedule(self._at)
+
     @asynccontextmanager
     async def limit(self) -> AsyncIterator[asyncio.Timeout]:
         """A second before the server would end it, the block is cancelled.

@@ -61,8 +61,8 @@ def _check_model(name: str, models: Path) -> None:
 def serve(settings: Settings) -> None:
     """Run everything in the foreground.
 
-    That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them; another one,
-    once the log says `stopping`, ends the worker without what it still answers.
+    That is the queue, a worker that holds the model, and the api.  Ctrl-C stops them; another one
+    ends them without what they still answer.
     """
     require_worker_parts()
     with early_worker() as worker:

@@ -24,6 +24,7 @@ from service.cli.library import (
     Samples,
     Workers,
     executor_options,
+    known_of_processes,
     library,
     model_options,
     text_options,
@@ -172,6 +173,7 @@ def reproduce(
                 paper=paper,
                 hypernetworks=hypernetworks or BaseFiles(settings.store).networks_folder,
                 executor=None if chosen is None else reproduction.Choice(**chosen),
+                processes=known_of_processes(settings),
                 command=shlex.join(["jeep", "reproduce", *context.meta[GIVEN]]),
                 **options,
             )

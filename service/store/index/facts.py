@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from jeep_core.spec.facts import composed, normalise
 from service.contracts.schemas import FactEntry
-from service.store.history import check_id_of
+from service.store.history import LAST_ASKED, check_id_of
 from service.store.index.catalogue import Catalogue
+from service.store.index.checks import Earlier
 from service.store.index.database import NoIndex, check_seal
 from service.store.index.places import Span, contains, is_edited, nearest, span_at
+from service.store.index.rows import left_out_below
 
+Reports = Callable[[Sequence[Span]], Earlier]
 BATCH = 200
 _COLUMNS = (
     "SELECT f.line, f.depth, f.until, f.number, f.position, f.place, f.question, f.entry, f.seal"
@@ -51,22 +54,25 @@ def facts(
     containing: str | None = None,
     holds: bool | None = None,
     after: Place | None = None,
+    earlier: Reports,
 ) -> Iterator[FactEntry]:
     """The facts of a version, those of the latest batch first.
 
     Without ``subject`` only live ones.  ``containing``: as `service.store.history.containing`.
     ``holds``: only those that held when they were last asked, or did not.  Either way no more is
-    passed over than the facts that some version, asked, did not say.
+    passed over than the facts that some version, asked, did not say.  ``earlier``: reads the
+    answers to checks that the index leaves out.
 
     Raises:
         NoIndex: the index cannot be used, or lacks a version of the line; before the first fact.
     """
     spans = catalogue.spans(tip)
+    reports = earlier(spans)
     for row in _rows(catalogue, spans, subject, containing, after, missed=holds is False):
         later = _later(catalogue, spans, row)
         if later is not None and subject is None:
             continue
-        entry = json.loads(row.entry) | _checked(catalogue, spans, row)
+        entry = json.loads(row.entry) | _checked(catalogue, spans, row, reports)
         if holds is not None and entry["holds"] is not holds:
             continue
         entry |= {"state": "live" if later is None else "superseded", "superseded_by": later}
@@ -74,26 +80,31 @@ def facts(
 
 
 def checks(
-    catalogue: Catalogue, tip: str, version: str, index: int
+    catalogue: Catalogue, tip: str, version: str, index: int, earlier: Reports
 ) -> list[tuple[str, bool, str | None]]:
-    """The versions of a line that were asked a fact of ``version``, oldest first.
+    """The last `LAST_ASKED` versions of a line that were asked a fact of ``version``, oldest first.
 
     Of each its id, whether it says the fact, and the check that has asked it last, None where its
-    own edit has.  What the fact's own edit was told is not among them.
+    own edit has.  What the fact's own edit was told is not among them.  ``earlier``: as in `facts`.
 
     Raises:
         NoIndex: the index cannot be used, or lacks a version of the line.
     """
-    spans = catalogue.spans(tip)
-    with catalogue.database.reading() as connection:
+    spans, fact = catalogue.spans(tip), (int(version[1:]), index)
+    with catalogue.database.at_one_time() as connection:
         found = connection.execute(
             "SELECT v.line, v.depth, a.by, a.holds, a.job FROM asked a "
-            "JOIN version v ON v.number = a.by "
-            "WHERE a.number = ? AND a.place = ? ORDER BY v.depth",
-            (int(version[1:]), index),
+            "JOIN version v ON v.number = a.by WHERE a.number = ? AND a.place = ?",
+            fact,
         ).fetchall()
-    return [(f"v{by}", bool(holds), check_id_of(job)) for line, depth, by, holds, job in found
-            if contains(spans, line, depth)]  # fmt: skip
+        below = left_out_below(connection, *fact)
+    told = {by: (by, bool(holds), job) for line, depth, by, holds, job in found
+            if contains(spans, line, depth)}  # fmt: skip
+    wanted = LAST_ASKED - sum(by >= below for by in told)
+    if below and wanted > 0:
+        told |= {one[0]: one for one in islice(earlier(spans).before(fact, below), wanted)}
+    last = sorted(told.values())[-LAST_ASKED:]
+    return [(f"v{by}", holds, check_id_of(job)) for by, holds, job in last]
 
 
 def answers(catalogue: Catalogue, tip: str, questions: Collection[str]) -> dict[str, str]:
@@ -357,17 +368,27 @@ def _later(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> str | None
     return str(edit)
 
 
-def _checked(catalogue: Catalogue, spans: Sequence[Span], row: _Row) -> dict[str, object]:
+def _checked(
+    catalogue: Catalogue, spans: Sequence[Span], row: _Row, reports: Earlier
+) -> dict[str, object]:
     """Whether the fact held when a version of the line was last asked; empty if none was."""
     fact = {"number": row.number, "place": row.place}
+    last: tuple[int, bool, str] | None = None
     with catalogue.database.at_one_time() as connection:
         place = nearest(connection, spans, "asked", fact)
-        if place is None:
-            return {}
-        found = connection.execute(
-            "SELECT by, holds, job FROM asked WHERE number = :number AND place = :place "
-            "AND line = :line AND depth = :depth",
-            fact | {"line": place[0], "depth": place[1]},
-        )
-        by, holds, job = _only(found)
+        if place is not None:
+            last = _only(
+                connection.execute(
+                    "SELECT by, holds, job FROM asked WHERE number = :number AND place = :place "
+                    "AND line = :line AND depth = :depth",
+                    fact | {"line": place[0], "depth": place[1]},
+                )
+            )
+        below = 0 if last and last[2] else left_out_below(connection, row.number, row.place)
+    least = last[0] + 1 if last else row.number
+    if below > least:
+        last = reports.last((row.number, row.place), least) or last
+    if last is None:
+        return {}
+    by, holds, job = last
     return {"holds": bool(holds), "checked_in": f"v{by}", "check_id": check_id_of(job)}

@@ -50,6 +50,7 @@ def facts(
             containing=containing,
             holds=holds,
             after=after,
+            earlier=store.checks.earlier,
         ):
             yield entry
             last = Place(entry.version, entry.index)
@@ -106,14 +107,15 @@ def live_fact(store: Store, tip: str, subject: str, prompt: str) -> FactEntry | 
 
 
 def checks(store: Store, tip: str, fact: FactEntry) -> list[Asked]:
-    """Every check of a fact in the history of ``tip``, oldest first: by its own edit, then later.
+    """The checks of a fact in the history of ``tip``, oldest first: by its own edit, then the last
+    `LAST_ASKED` ones.
 
     Raises:
         UnknownVersion, CorruptFile: as `facts`.
     """
     try:
         store.checks.catch_up()
-        later = indexed.checks(store.catalogue, tip, fact.version, fact.index)
+        later = indexed.checks(store.catalogue, tip, fact.version, fact.index, store.checks.earlier)
     except NoIndex:
         line = store.versions.lineage(tip)
         return checks_of(line, fact.version, fact.index, store.checks.answers())

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from jeep_core.spec.facts import composed, fill, normalise, question_key
 from service.contracts.schemas import Manifest
+from service.store.history import LAST_ASKED
 from service.store.index.database import seal_of
 
 AskedRow = tuple[int, int, int, bool]
 """A fact that was asked: the version that taught it, its place there, the version that was asked,
 both by number, and whether that says it."""
+
+
+_CHECKED = "asked INDEXED BY asked_by_check WHERE number = :number AND place = :place AND job != ''"
 
 
 def stamp_of(path: Path) -> str:
@@ -81,6 +85,8 @@ def add_answers(
 ) -> None:
     """Add what a check was told by the version at a place (line and depth), unless a later one
     has asked it the same facts.
+
+    Of each fact the answers to checks of the `LAST_ASKED` newest versions stay.
     """
     connection.executemany(
         "INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -88,7 +94,24 @@ def add_answers(
         "SET holds = excluded.holds, job = excluded.job WHERE excluded.job > job",
         ((*row, *place, job_id) for row in rows),
     )
+    connection.executemany(
+        f"DELETE FROM {_CHECKED} AND by < "
+        f"(SELECT by FROM {_CHECKED} ORDER BY by DESC LIMIT 1 OFFSET :others)",
+        ({"number": n, "place": index, "others": LAST_ASKED - 1} for n, index, *_ in rows),
+    )
     _add_missed(connection, ((number, index) for number, index, _, holds in rows if not holds))
+
+
+def left_out_below(connection: sqlite3.Connection, number: int, place: int) -> int:
+    """The version below which checks of a fact may have answers that are in their reports alone.
+
+    0: there are none.  Ancestors of a version have lower numbers than it, so whatever was asked
+    below it says less than an answer of a version from this one on.
+    """
+    count, least = connection.execute(
+        f"SELECT count(*), min(by) FROM {_CHECKED}", {"number": number, "place": place}
+    ).fetchone()
+    return int(least) if count >= LAST_ASKED else 0
 
 
 def _add_missed(connection: sqlite3.Connection, places: Iterable[tuple[int, int]]) -> None:

@@ -295,7 +295,8 @@ def _names(root: Path, folder: str = ".") -> Iterator[str]:
     """Paths below ``root`` of the files that are copied; those of a folder that is there."""
     for path, folders, files in os.walk(root / folder, onerror=_not_left_out):
         inner = Path(path).relative_to(root)
-        folders[:] = sorted(f for f in folders if (inner / f).as_posix() not in _NOT_COPIED)
+        ours = (name for name in folders if name != LOST_AND_FOUND)
+        folders[:] = sorted(f for f in ours if (inner / f).as_posix() not in _NOT_COPIED)
         for file in sorted(files):
             name = (inner / file).as_posix()
             left_out = is_unfinished(file) or file.endswith(".open")

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from jeep_core.storage.looking import is_folder, listed, present
+from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import TERMINAL, JobStatus
 from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
@@ -41,7 +41,7 @@ def sweep_own(store: Store) -> int:
     The staging folder belongs to the worker and is emptied; of the running sums those that nothing
     needs are removed, and what jobs have left that ended.
     """
-    staged = list((store.root / "staging").iterdir())
+    staged = listed(store.root / "staging")
     return _remove(staged) + store.sums.tidy() + _remove(_of_ended_jobs(store))
 
 
@@ -72,11 +72,11 @@ def leftovers(store: Store) -> list[Path]:
 def _of_ended_jobs(store: Store) -> list[Path]:
     """Partial results of jobs that have ended, reports and exports of those that failed."""
     # listed before the needed ones are determined, so a job that begins meanwhile loses nothing
-    work = list((store.root / "work").iterdir())
+    work = listed(store.root / "work")
     store.journal.adopt_marks()
     unfinished = {job.id for job in store.journal.unfinished()}
     found = [p for p in work if p.name not in unfinished]
-    found += [p for p in (store.root / "reports").iterdir() if _is_orphan(store, p.name)]
+    found += [p for p in listed(store.root / "reports") if _is_orphan(store, p.name)]
     return [*found, *store.exports.leftovers(partial(_is_orphan, store), unfinished)]
 
 
@@ -87,7 +87,7 @@ def _unfinished(store: Store) -> Iterator[Path]:
     walks = chain.from_iterable(map(os.walk, ours))
     below = (Path(folder, name) for folder, _, names in walks for name in names)
     for path in chain(beside, below):
-        if is_unfinished(path.name):
+        if is_unfinished(path.name) and path.parent.name != LOST_AND_FOUND:
             yield path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jeep_core.exports.folders import DamagedExport
 from jeep_core.exports.folders import verify as check_export
-from jeep_core.storage.looking import is_folder, is_plain_file, listed, present
+from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, is_plain_file, listed, present
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import Job
 from service.contracts.schemas import Manifest, TensorRef, WorkerInfo
@@ -159,6 +159,8 @@ class _Check:
 
     def _versions(self) -> None:
         for folder in sorted((self._root / "versions").iterdir()):
+            if folder.name == LOST_AND_FOUND:
+                continue
             if not VERSION_ID.fullmatch(folder.name):
                 self._find(folder, "is no version", "move it away")
                 continue

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from uuid import uuid4
 
-from jeep_core.storage.looking import files_below, is_folder
+from jeep_core.storage.looking import files_below, is_folder, listed
 from service.contracts.schemas import Manifest
 from service.store.files import TEMPORARY, fsync_folder
 from service.store.targets.records import FOLDER
@@ -67,7 +67,7 @@ class Artefacts:
         """Remove all artefacts but the wanted ones, unfinished ones too; the names removed."""
         if not is_folder(self.folder):
             return []
-        gone = [path for path in self.folder.iterdir() if path.name not in wanted]
+        gone = [path for path in listed(self.folder) if path.name not in wanted]
         for path in gone:
             self.drop(path.name)
         return [path.name for path in gone]

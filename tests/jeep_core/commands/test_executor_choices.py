@@ -160,6 +160,26 @@ def test_a_study_without_a_choice_has_a_process_a_core_for_a_small_model(
     assert found.threads == (2 if executor == "processes" else None), "a share of this process's"
 
 
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({"threads": 5}, Choice(executor="processes", workers=3, threads=5)),
+        ({"workers": 2}, Choice(executor="processes", workers=2, threads=3)),
+        ({"memory_bytes": 9}, Choice(executor="processes", workers=3, threads=2, memory_bytes=9)),
+        ({"workers": 1, "threads": 5}, ALONE),
+    ],
+)
+def test_processes_that_nobody_has_chosen_are_as_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, int], expected: Choice
+) -> None:
+    monkeypatch.setattr("jeep_core.commands.reproduce.os.cpu_count", lambda: 3)
+    monkeypatch.setattr("jeep_core.commands.reproduce.torch.get_num_threads", lambda: 7)
+    options = StudyOptions(model="atlas-gptj", out=Path("x"), processes=known)
+    assert _executor(options, base_on("cpu", name="atlas-gptj")) == expected
+    large = StudyOptions(model="mine", out=Path("x"), processes=known)
+    assert _executor(large, base_on("cpu")) == ALONE
+
+
 # ------------------------------------------------------------------ folders of other machines
 
 

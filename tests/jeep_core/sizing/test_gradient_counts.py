@@ -15,13 +15,11 @@ from jeep_core.editors import hparams_class
 from jeep_core.editors.record import PAIRED_ROWS as PAIRED
 from jeep_core.editors.record import EditorRecord, Following
 from jeep_core.errors import InvalidHParams
-from jeep_core.models.fused.twin import Twin
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.sizing import demand, gradients
 from jeep_core.sizing.architecture import Architecture, architecture_of
 from jeep_core.sizing.demand import Editing, Settings, Workload, Written, editing_of
-from jeep_core.sizing.memory import need
 from jeep_core.spec.facts import Fact
 from jeep_core.spec.positions import PromptTokens, fact_rows
 from jeep_core.values.gradient_pairs import enter, gradient_pairs, read, shifted
@@ -124,29 +122,6 @@ def test_an_editor_whose_record_says_nothing_is_not_counted(
     monkeypatch.setattr(demand, "record_of", lambda _: silent)
     with pytest.raises(InvalidHParams, match="the memory and time of locft are not counted"):
         editing_of(arch, "tiny", "locft")
-
-
-@pytest.mark.parametrize("family", ["llama", "gptj", "gpt2"])
-@pytest.mark.parametrize("editor", ["jeep", "ultraedit"])
-def test_a_copy_of_the_matrices_in_bfloat16_is_counted(editor: str, family: str) -> None:
-    base = tiny.random_model(family)
-    arch = architecture(base)
-    changes: dict[str, Any] = {"compute_dtype": "bfloat16"}
-    with_copy = editing_of(arch, "tiny", editor, changes=changes)
-    without = editing_of(arch, "tiny", editor, changes={"compute_dtype": "model"})
-    shared = {one.data_ptr() for one in base.model.parameters()}
-    copied = {
-        one.data_ptr(): one.nbytes
-        for one in Twin(ModelView(base)).now().model.parameters()
-        if one.data_ptr() not in shared
-    }
-    load = Workload(2, prefix=0, left=2, segment=3, answer=1)
-    for dtype, expected in (("float32", sum(copied.values())), ("bfloat16", 0)):
-        settings = Settings(dtype=dtype)
-        parts = need(arch, with_copy, load, settings).parts
-        fewer = need(arch, without, load, settings).parts
-        for name in ("writing", "gradients" if editor == "ultraedit" else "values"):
-            assert parts[name] - fewer[name] == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", True), ("bfloat16", False)])

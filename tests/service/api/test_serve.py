@@ -2,32 +2,20 @@
 
 import errno
 import gc
-import os
 import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
-from unittest.mock import create_autospec
 
 import pytest
-import uvicorn
 from support import ROOT
 from support.forks.command import Running, jeep
-from support.forks.context import forks
-from support.service.played_worker.supervised import NOWHERE, supervise, supervisor
+from support.service.played_worker.supervised import NOWHERE
 from support.service.serving import make_settings
 
 from service.contracts.schemas.access import Scope
-from service.ops.early_worker import EarlyWorker, command_of
-from service.ops.stop_signals import Signals
 from service.serve import (
-    STOP_SECONDS,
     ServeError,
     _announce_access,
     _open_store,
@@ -35,17 +23,10 @@ from service.serve import (
     listening,
     url_of,
 )
-from service.settings import EXIT_CONFIG, Settings, SettingsError
+from service.settings import Settings, SettingsError
 from service.store import Store
 from service.store.files import encode, replace
 from service.store.store import StoreIdentity
-
-
-@pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
-    monkeypatch.setenv("PYTHONPATH", path)
-    return make_settings(tmp_path, NOWHERE)
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -53,113 +34,6 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def pids(settings: Settings) -> list[int]:
-    path = settings.store / "pids"
-    return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_a_killed_worker_is_started_again(stub: Settings) -> None:
-    lines: list[str] = []
-    worker = supervisor(stub, lines, threading.Event())
-    worker.start()
-    try:
-        until(lambda: len(pids(stub)) == 1)
-        os.kill(pids(stub)[0], signal.SIGKILL)
-        until(lambda: len(pids(stub)) == 2)
-    finally:
-        worker.stop()
-    assert any("SIGKILL" in line and "again in 0.5 s" in line for line in lines)
-    assert not any(map(alive, pids(stub)))
-
-
-def test_the_worker_that_waits_is_the_first_one_alone(stub: Settings) -> None:
-    lines: list[str] = []
-    worker = supervisor(stub, lines, threading.Event())
-    began: list[int] = []
-
-    def begin(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(command_of(worker._module), env=dict(environment))
-        began.append(process.pid)
-        return process
-
-    worker._early = cast(EarlyWorker, SimpleNamespace(begin=begin))
-    worker.start()
-    try:
-        until(lambda: len(pids(stub)) == 1)
-        assert pids(stub) == began
-        assert f"process {began[0]}" in lines[0]
-        os.kill(began[0], signal.SIGKILL)
-        until(lambda: len(pids(stub)) == 2)
-        assert len(began) == 1
-    finally:
-        worker.stop()
-
-
-def test_a_worker_is_given_the_time_to_answer_what_it_has(stub: Settings) -> None:
-    worker = supervisor(stub.model_copy(update={"drain_s": 40.0}), [], threading.Event())
-    worker._process = create_autospec(subprocess.Popen, instance=True)
-    worker._thread = threading.Thread(target=str)
-    worker._thread.start()
-    worker.stop()
-    worker._process.terminate.assert_called_once_with()
-    worker._process.wait.assert_called_once_with(40 + STOP_SECONDS)
-
-
-def test_a_signal_while_the_worker_is_stopped_is_passed_on(stub: Settings) -> None:
-    """The first one stops the server, which raises it again when it has ended."""
-    worker, signals = supervisor(stub, [], threading.Event()), Signals()
-    process = worker._process = create_autospec(subprocess.Popen, instance=True)
-    signals.hand_over(create_autospec(uvicorn.Server, instance=True), worker.hurry)
-    signals.handle(signal.SIGINT, None)
-    process.terminate.assert_not_called()
-    process.wait.side_effect = lambda seconds: signals.handle(signal.SIGINT, None)
-    worker._thread = threading.Thread(target=str)
-    worker._thread.start()
-    worker.stop()
-    assert process.terminate.call_count == 2
-
-
-def test_a_worker_that_ends_by_itself_has_not_died(stub: Settings) -> None:
-    (stub.store / "obliging").touch()
-    lines: list[str] = []
-    worker = supervisor(stub, lines, threading.Event())
-    worker.start()
-    until(lambda: len(pids(stub)) == 2)
-    worker.stop()
-    assert "the worker has ended, starting it again in 0.5 s" in lines
-
-
-def test_a_misconfigured_worker_stops_the_service(stub: Settings) -> None:
-    (stub.store / "misconfigured").touch()
-    stopped = threading.Event()
-    worker = supervisor(stub, [], stopped)
-    worker.start()
-    assert stopped.wait(20)
-    worker.stop()
-    assert worker.fatal == EXIT_CONFIG
-    assert len(pids(stub)) == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
-def test_the_worker_dies_with_a_killed_service(stub: Settings) -> None:
-    parent = forks().Process(target=supervise, args=(stub.store, os.environ["PYTHONPATH"]))
-    parent.start()
-    try:
-        until(lambda: pids(stub))
-    finally:
-        parent.kill()
-        parent.join()
-    until(lambda: not alive(pids(stub)[0]))
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -272,13 +146,6 @@ def test_the_api_alone_ends_when_its_store_is_replaced(tmp_path: Path) -> None:
     assert "holds another store now" in out.read_text() + errors.read_text()
 
 
-def test_a_worker_does_not_get_the_key_of_a_client(
-    stub: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JEEP_API_KEY", "jeep_secret")
-    assert "jeep_secret" not in supervisor(stub, [], threading.Event())._environment.values()
-
-
 def test_answers_wait_for_no_acknowledgement_of_their_first_part() -> None:
     """Without ``TCP_NODELAY`` an answer in two parts takes a twentieth of a second.
 
@@ -293,25 +160,6 @@ def test_the_printed_address_can_be_opened() -> None:
         port = sock.getsockname()[1]
         assert url_of("0.0.0.0", sock) == f"http://127.0.0.1:{port}"
         assert url_of("::", sock) == f"http://[::1]:{port}"
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_idle_threads_of_a_worker_do_not_spin_unless_asked_to(
-    stub: Settings, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
-) -> None:
-    """OpenMP reads its variable when it is loaded, so it is set before the worker starts."""
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
-    process = supervisor(stub, [], threading.Event())
-    process.start()
-    try:
-        until(lambda: process._process is not None)
-        assert process._process is not None
-        path = Path(f"/proc/{process._process.pid}/environ")
-        until(lambda: b"OMP_WAIT_POLICY=" + expected.encode() in path.read_bytes().split(b"\0"))
-    finally:
-        process.stop()
 
 
 def test_an_api_that_cannot_be_made_collects_garbage(frozen: list[bool]) -> None:

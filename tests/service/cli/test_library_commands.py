@@ -209,6 +209,19 @@ def test_commands_have_the_executors_of_the_service(
         assert found == expected
 
 
+def test_settings_of_workers_hold_for_processes_that_nobody_has_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in = called(monkeypatch, reproduce, "run")
+    names = {"THREADS": "3", "MEMORY_MB": "9", "WORKERS": "4", "WAIT_S": "7"}
+    environment = {f"JEEP_EXECUTOR_{name}": value for name, value in names.items()}
+    for some, known in ((environment, {"threads": 3, "memory_bytes": 9 << 20, "workers": 4}),
+                        ({}, {})):  # fmt: skip
+        assert run("reproduce", "--out", "x", **some).exit_code == 0
+        [options] = stand_in.call_args.args
+        assert (options.executor, options.processes) == (None, known)
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [

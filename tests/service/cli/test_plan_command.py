@@ -96,6 +96,18 @@ def test_bfloat16_is_advised_where_float32_is_too_much() -> None:
     assert found["weights_bytes"] == 2 * 8_030_261_248
 
 
+def test_copies_in_bfloat16_are_named_where_they_are_kept() -> None:
+    asked = ("--model", "smollm2-135m", "--gpu", "24GB")
+    found = planned(*asked, "--dtype", "float32")["memory"]
+    standing = ("weights_bytes", "versions_bytes", "decoding_bytes", "copies_bytes")
+    assert found["copies_bytes"] == 2 * (134_515_008 - 576)  # all but the last norm
+    assert all(size > sum(found[one] for one in standing) for size in found["peaks_bytes"].values())
+    line = "copies in bfloat16, kept           0.27"
+    assert line in jeep(*asked, "--dtype", "float32")
+    assert planned(*asked, "--dtype", "bfloat16")["memory"]["copies_bytes"] == 0
+    assert "copies in bfloat16" not in jeep(*asked, "--dtype", "bfloat16")
+
+
 def test_figures_follow_from_the_flags() -> None:
     plain = planned("--model", "llama-3.1-8b", "--gpu", "h100")
     more = planned(

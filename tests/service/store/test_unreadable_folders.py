@@ -17,12 +17,14 @@ from service.contracts.jobs import Job, JobStatus
 from service.contracts.schemas import Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store
+from service.store.files import TEMPORARY
 from service.store.journal import make_folder
 from service.store.maintenance.backup import _fsync_folders, back_up, restore
 from service.store.maintenance.room import Room
-from service.store.maintenance.sweep import _unfinished, sweep_orphans
+from service.store.maintenance.sweep import _unfinished, sweep_orphans, sweep_own
 from service.store.maintenance.usage import usage
 from service.store.maintenance.verify import LATER, verify
+from service.store.store import FOLDERS
 from service.worker.partial_results import of_layout
 
 NUMBERS = [errno.EACCES, errno.EIO]
@@ -161,6 +163,34 @@ def test_what_belongs_to_the_file_system_is_no_part_of_a_store(
     assert restored.head == "v0"
     assert not [name for name in restored.files if LOST_AND_FOUND in name]
     assert Room(store.root, 1, 0).used() == sum(one.bytes for one in usage(store).values()) > 0
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_disk_of_its_own_below_a_store_keeps_its_folder(
+    based: Store, tmp_path: Path, shut: Shut, readable: bool
+) -> None:
+    """Whatever part of a store a disk holds: nothing fails, is removed, counted or copied."""
+    folders = [based.root / name / LOST_AND_FOUND for name in ("", "targets/artefacts", *FOLDERS)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for name in ("#12345", f".a{TEMPORARY}", "a.safetensors", "job_1.json", "v1.open"):
+            old(folder / name)
+    store = Store.open(based.root)
+    add_version(store, "v0")
+    if not readable:
+        shut(LOST_AND_FOUND, errno.EACCES)
+    sweep_own(store)
+    sweep_orphans(store)
+    store.exports.retire(0)
+    store.artefacts.sweep(())
+    assert verify(store).findings == []
+    assert back_up(store, tmp_path / "backup").backup.head == "v0"
+    restored = restore(tmp_path / "backup", tmp_path / "copy")
+    assert not [name for name in restored.files if LOST_AND_FOUND in name]
+    assert Room(store.root, 1, 0).used() == sum(one.bytes for one in usage(store).values()) > 0
+    assert store.exports.all() == []
+    for folder in folders:
+        assert os.path.lexists(folder / f".a{TEMPORARY}")
 
 
 def test_a_restored_folder_that_cannot_be_made_durable_is_told(

@@ -28,7 +28,7 @@ def fork_them() -> None:
     They have everything imported, so none is started before the others for that.
     """
     import service.cli.commands.running
-    import service.serve
+    import service.ops.worker_process
 
     ours, theirs = Pipe()
     if os.fork() == 0:
@@ -40,7 +40,7 @@ def fork_them() -> None:
         DEVNULL=subprocess.DEVNULL,
         TimeoutExpired=subprocess.TimeoutExpired,
     )
-    service.serve.subprocess = forked  # type: ignore[attr-defined]
+    service.ops.worker_process.subprocess = forked  # type: ignore[attr-defined]
     service.cli.commands.running.early_worker = contextlib.nullcontext  # type: ignore[assignment]
 
 
@@ -119,12 +119,12 @@ class _Worker:
         return code
 
     def terminate(self) -> None:
-        self._signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
-    def _signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)

@@ -55,10 +55,13 @@ class Prompt(ApiServer):
 
 
 @contextmanager
-def running(settings: Settings, port: int = 0) -> Iterator[str]:
-    """Serve an app on a port of the loopback interface; gives its address."""
+def running(settings: Settings, port: int = 0, patience_s: int = 1) -> Iterator[str]:
+    """Serve an app on a port of the loopback interface; gives its address.
+
+    ``patience_s``: how long it may answer what it was asked, once it is told to end.
+    """
     config = server_config(
-        settings, log_level="warning", timeout_graceful_shutdown=1, lifespan="on"
+        settings, log_level="warning", timeout_graceful_shutdown=patience_s, lifespan="on"
     )
     server = Prompt(config)
     with socket.socket(proto=socket.IPPROTO_TCP) as sock:  # else asyncio leaves Nagle's delays on

@@ -26,7 +26,7 @@ from service.contracts.schemas import FactEntry, GenerateResult, JobOut
 from service.contracts.schemas.access import Scope
 from service.contracts.schemas.effects.checks import Check
 from service.store import CorruptFile, Store, UnknownJob, UnknownVersion
-from service.store.history import Asked, facts_of
+from service.store.history import LAST_ASKED, Asked, facts_of
 from service.store.index import listing
 
 router = APIRouter()
@@ -226,6 +226,7 @@ def _history(store: Store, version: str, index: int) -> dict[str, Any]:
         "in_head": in_head,
         "events": events[:EVENTS_SHOWN],
         "earlier_events": len(events[EVENTS_SHOWN:]),
+        "last_asked": LAST_ASKED,
         "others": [one for one in of_subject if one.state == "live" and not same(one)],
         "answers": list(dict.fromkeys(one for each in about for one in _answers(each))),
     }

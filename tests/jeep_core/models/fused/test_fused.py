@@ -17,6 +17,7 @@ from transformers.activations import NewGELUActivation
 
 from jeep_core.models.fused import rounding
 from jeep_core.models.fused.attention import GroupedAttention
+from jeep_core.models.fused.bounds import KEPT_BYTES
 from jeep_core.models.fused.casts import CastOnce
 from jeep_core.models.fused.gates import GatedMlp, may_be_gated
 from jeep_core.models.fused.norms import RootMeanSquareNorm, gains_of
@@ -266,7 +267,7 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
-@pytest.mark.parametrize("kept_bytes", [rounding.KEPT_BYTES, 0])
+@pytest.mark.parametrize("kept_bytes", [KEPT_BYTES, 0])
 @pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
 def test_a_twin_goes_with_its_last_user(
     family: str, kept_bytes: int, monkeypatch: pytest.MonkeyPatch

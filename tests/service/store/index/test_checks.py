@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,90 @@ def test_every_check_of_a_fact_is_in_its_history(store: Store, way: str) -> None
     fact = next(one for one in listing.facts(store, "v2") if (one.version, one.index) == ("v1", 1))
     assert listing.checks(store, "v2", fact) == [Asked("v1", True), Asked("v2", True, check_id)]
     assert listing.checks(store, "v3", fact) == [Asked("v1", True)]
+
+
+def rows_of(store: Store) -> list[tuple[int, ...]]:
+    with store.catalogue.database.reading() as connection:
+        found = connection.execute("SELECT * FROM asked WHERE job != ''").fetchall()
+    return sorted(found)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So many answers of checks to a fact stay in the index, and are in its history."""
+    for module in ("history", "index.rows", "index.facts", "index.checking"):
+        monkeypatch.setattr(f"service.store.{module}.LAST_ASKED", 2)
+    return 2
+
+
+def of_every_version(store: Store, tips: Sequence[str]) -> list[object]:
+    """All that lists say of facts of some versions, and their histories."""
+    every = [(tip, one) for tip in tips for one in listing.facts(store, tip)]
+    lost = [list(listing.facts(store, tip, holds=holds)) for tip in tips for holds in (True, False)]
+    return [*every, *lost, *(listing.checks(store, tip, one) for tip, one in every)]
+
+
+def test_the_index_does_not_grow_with_every_version_that_is_checked(
+    store: Store, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves out is read from the reports, and says the same as without an index."""
+    tips, other = ["v1"], ["v2"]
+    for number in range(1, 7):
+        for line in (tips, other):  # two lines, whose versions are asked in turn
+            if number > 1:
+                add_facts(store, line[-1], 1)
+                line.append(f"v{max(store.versions.numbers())}")
+            held, lost = ([0, 1], [2]) if number % 2 else ([2], [0, 1])
+            add_check(store, line[-1], {"v1": held}, {"v1": lost})
+            list(listing.facts(store, line[-1]))  # they are added one by one
+    rows = rows_of(store)
+    assert len(rows) == 3 * few, "the answers of the newest versions, whatever their line"
+    assert difference(store) is None
+    versions = [*tips, *other]
+    found = of_every_version(store, versions)
+    again = Store.open(store.root)
+    again.catalogue.forget()
+    again.checks.catch_up()
+    assert rows_of(again) == rows
+    monkeypatch.setattr(indexed, "facts", refused)
+    monkeypatch.setattr(indexed, "checks", refused)
+    assert of_every_version(store, versions) == found
+    assert len(listing.checks(store, tips[-1], next(listing.facts(store, "v1")))) == 1 + few
+
+
+def test_an_answer_of_an_old_version_that_is_asked_again_is_in_its_report_alone(
+    store: Store, few: int, way: str
+) -> None:
+    for version in ("v1", "v2", "v3"):
+        add_check(store, version, {"v1": [0]}, {})
+    assert shown(store, "v1")["v1", 0] == (True, "v1", True)
+    again = add_check(store, "v1", {}, {"v1": [0]})
+    [entry] = listing.facts(store, "v1", containing="City 0 of")
+    assert (entry.holds, entry.check_id) == (False, again.id.replace("job_", "check_"))
+    assert missing(store, "v1") == [("v1", 0), ("v1", 2)]
+    if way == "index":
+        assert [row[2] for row in rows_of(store)] == [2, 3]
+        assert difference(store) is None
+
+
+def test_reports_of_old_versions_are_read_once_for_a_list_and_only_as_far_as_it_needs(
+    store: Store, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {one: add_check(store, one, {"v1": [0, 1]}, {}).id for one in ("v1", "v2", "v3")}
+    add_check(store, "v2", {"v1": [0, 1]}, {})
+    shown(store, "v3")
+    read, path = list[str](), store.reports.path
+
+    def noted(job_id: str, name: str) -> Path:
+        read.append(job_id)
+        return path(job_id, name)
+
+    monkeypatch.setattr(store.reports, "path", noted)
+    shown(store, "v3")
+    shown(store, "v2")
+    assert read == [], "what is newest is in the index"
+    shown(store, "v1")
+    assert read == [jobs["v1"]]
 
 
 def test_only_a_check_that_has_succeeded_counts(store: Store, way: str) -> None:

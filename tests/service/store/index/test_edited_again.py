@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.service.builders import add_version
 from support.service.trees import outcome
 
-from service.contracts.schemas import Manifest
+from service.contracts.schemas import FactEntry, Manifest
 from service.contracts.schemas.edits import FactRecord
 from service.store import Store
 from service.store.index import facts as indexed
@@ -60,18 +61,22 @@ def before_the_end(store: Store, versions: int) -> str:
     return parent
 
 
+def shown(store: Store, tip: str, **given: Any) -> Iterator[FactEntry]:
+    return indexed.facts(store.catalogue, tip, earlier=store.checks.earlier, **given)
+
+
 def page(store: Store, tip: str) -> object:
-    return list(islice(indexed.facts(store.catalogue, tip), 25))
+    return list(islice(shown(store, tip), 25))
 
 
 def next_page(store: Store, tip: str) -> object:
-    first = list(islice(indexed.facts(store.catalogue, tip), 2))[-1]
+    first = list(islice(shown(store, tip), 2))[-1]
     after = Place(first.version, first.index)
-    return list(islice(indexed.facts(store.catalogue, tip, after=after), 25))
+    return list(islice(shown(store, tip, after=after), 25))
 
 
 def of_a_subject(store: Store, tip: str) -> object:
-    return list(islice(indexed.facts(store.catalogue, tip, subject="City 2"), 3))
+    return list(islice(shown(store, tip, subject="City 2"), 3))
 
 
 def taught_last(store: Store, tip: str) -> object:

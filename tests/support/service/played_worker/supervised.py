@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from service.serve import WorkerProcess
+from service.ops.worker_process import WorkerProcess
 from service.settings import Settings
 from support.service.serving import make_settings
 

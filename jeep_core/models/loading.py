@@ -234,7 +234,7 @@ def tensor_data(tensor: torch.Tensor) -> memoryview:
     They are the tensor's own where it is contiguous and in main memory, else a copy.
     """
     flat = tensor.detach().to("cpu").contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:

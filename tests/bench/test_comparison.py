@@ -298,16 +298,10 @@ def test_what_this_folder_has_no_figures_of_stays_on_the_page(
     assert page.read_text() == again
 
 
-def test_a_page_without_the_marks_is_refused_before_anything_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("no mark")
+def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("no mark")
     with pytest.raises(JeepError, match="where the table belongs"):
-        comparison.write_page(page, [])
-    monkeypatch.setattr("subprocess.run", None)
-    with pytest.raises(JeepError, match="where the table belongs"):
-        run(tmp_path, monkeypatch, "--page", str(page))
+        comparison.write_page(tmp_path / "page.md", [])
 
 
 def test_the_page_has_every_editor_or_says_why_not() -> None:
@@ -318,3 +312,13 @@ def test_the_page_has_every_editor_or_says_why_not() -> None:
     assert (
         {name for name in ALL if name in missing} == set(ALL) - rows == {"rome", "mend", "malmen"}
     )
+
+
+def test_a_page_is_looked_at_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("no mark")
+    monkeypatch.setattr("subprocess.run", None)
+    with pytest.raises(JeepError, match="where the table belongs"):
+        run(tmp_path, monkeypatch, "--page", str(page))

@@ -363,6 +363,8 @@ def main() -> None:
         if "failed" in record:
             sys.exit(FAILED)
         return
+    if args.page is not None:
+        _parts(args.page)  # hours of measuring come first
     run(args)
     lines = table(args)
     print("\n".join(lines))

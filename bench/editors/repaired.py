@@ -3,8 +3,9 @@
 ``jeep serve`` starts on an empty store and is sent a suite in batches, each with ``"check_earlier":
 "all", "repair": true``: earlier facts that the new version does not say are edited again with the
 batch, in the same version.  Afterwards the versions are read from the store and measured as
-`bench.editors.sequences` measures its own.  ``--body`` changes fields of ``POST /edits``;
-``{"repair": false}`` is what mending is compared with.
+`bench.editors.sequences` measures its own.  The time a fact is the service's from the first batch
+on: second moments, and what an edit measures before and after, are in it.  ``--body`` changes
+fields of ``POST /edits``; ``{"repair": false}`` is what mending is compared with.
 
     python -m bench.editors.repaired FOLDER --suite FILE --facts 1000 --batch 100 --texts FILE
 """
@@ -58,7 +59,10 @@ class Sent:
 
 
 def send(client: Client, batches: Sequence[Sequence[Fact]], body: Mapping[str, Any]) -> Sent:
-    """Edit batch after batch over HTTP; ``missing``: facts that the last one leaves unsaid."""
+    """Edit batch after batch over HTTP.
+
+    ``missing``: facts of earlier batches that the last one does not edit again and does not say.
+    """
     sent, began = Sent([], 0, 0, 0.0), cpu_seconds()
     for number, batch in enumerate(batches):
         facts = [FactRecord.of(one).model_dump(exclude_defaults=True) for one in batch]

@@ -120,7 +120,7 @@ class EditorRecord:
             then is a subclass of ``HypernetworkHParams``.
         tuning: what ``jeep tune`` tries; default: the layers of its regions or its one layer.
         automatic: makes its hyper-parameters from those that a probe proposes (``learning_rate``,
-            ``low`` and ``high``); None: ``"hparams": "auto"`` is refused.
+            ``low`` and ``high``); None: ``"auto"`` is refused, as preset and as hyper-parameters.
         rate_share: for an editor that fine-tunes the field ``layers``, its automatic learning rate
             as a share of the root mean square of the matrix that it tunes first: Adam moves every
             weight by about the rate in a step.  Records of earlier probes lack it, so

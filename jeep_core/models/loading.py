@@ -228,15 +228,23 @@ def wrap(
     )
 
 
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """The raw bytes of a tensor of any shape, dtype and device, row-major."""
+def tensor_data(tensor: torch.Tensor) -> memoryview:
+    """The raw bytes of a tensor of any shape, dtype and device, row-major.
+
+    They are the tensor's own where it is contiguous and in main memory, else a copy.
+    """
     flat = tensor.detach().to("cpu").contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()
+    return flat.view(torch.uint8).numpy().data
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """A copy of the raw bytes of a tensor of any shape, dtype and device, row-major."""
+    return tensor_data(tensor).tobytes()
 
 
 def tensor_sha256(tensor: torch.Tensor) -> str:
     """SHA-256 of the raw bytes of a tensor of any shape, dtype and device."""
-    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+    return hashlib.sha256(tensor_data(tensor)).hexdigest()
 
 
 def combined_sha256(hashes: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 
-from jeep_core.models.loading import tensor_bytes
+from jeep_core.models.loading import tensor_data
 from jeep_core.moments.kept_moment import KeptMoment, bytes_of
 from jeep_core.moments.summed_keys import SummedKeys, after
 from jeep_core.spec.matrices import Measured
@@ -291,6 +291,6 @@ class FactorCache:
 
 def _digests(rows: torch.Tensor) -> list[bytes]:
     """One digest per key of ``rows`` (n, d_ff)."""
-    size, data = rows.shape[1] * rows.element_size(), memoryview(tensor_bytes(rows))
+    size, data = rows.shape[1] * rows.element_size(), tensor_data(rows)
     parts = (data[i * size : (i + 1) * size] for i in range(len(rows)))
     return [hashlib.blake2b(part, digest_size=16).digest() for part in parts]

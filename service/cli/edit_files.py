@@ -23,6 +23,8 @@ from service.contracts.schemas.reading import Imported, imported_from
 PROBLEMS = 10
 """Problems of a file that are shown."""
 OPTIONS = EditRequest.model_fields.keys() - {"facts"}
+TOLD = {"exact", "dry_run", "drop_bad"}
+"""No fields of an edit: beside records the service says where they belong, and edits nothing."""
 
 
 def read_edit(file: Path, format: str | None, limit: int | None, drop_bad: bool) -> dict[str, Any]:
@@ -127,8 +129,9 @@ def _body(text: str, file: Path) -> dict[str, Any]:
         return {**data, "facts": check_facts(data["facts"], file, "FILE")}
     if not isinstance(data, dict):
         return {"facts": check_facts(data, file, "FILE")}
-    rest = {name: value for name, value in data.items() if name in OPTIONS}
-    record = {name: value for name, value in data.items() if name not in OPTIONS}
+    ours = OPTIONS | TOLD
+    rest = {name: value for name, value in data.items() if name in ours}
+    record = {name: value for name, value in data.items() if name not in ours}
     try:
         return {"facts": foreign_records(record) or [record], **rest}
     except Malformed as error:

@@ -156,6 +156,8 @@ def edit_params(
     """
     known = EditOptions.model_fields.keys()
     for name in options:
+        if name == "exact":
+            raise InvalidArgument('exact is a hyper-parameter: give hparams={"exact": True}')
         if name not in known:
             others = ("format", "limit", "drop_bad")
             names = known_names(name, (*others, *known))

@@ -342,3 +342,13 @@ def test_the_page_has_every_editor_or_says_why_not() -> None:
     assert (
         {name for name in ALL if name in missing} == set(ALL) - rows == {"rome", "mend", "malmen"}
     )
+
+
+def test_a_page_is_looked_at_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("no mark")
+    monkeypatch.setattr("subprocess.run", None)
+    with pytest.raises(JeepError, match="where the table belongs"):
+        run(tmp_path, monkeypatch, "--page", str(page))

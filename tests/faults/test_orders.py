@@ -13,7 +13,7 @@ from service.contracts.jobs import JobStatus
 ACTIONS = ("rollback", "cancel", "edit")
 BEFORE_COMMIT = ("validate", "optimise", "tensors", "write", "swap")
 AFTER_COMMIT = ("record", "finish")
-CAN_BE_CANCELLED = ("validate", "optimise")
+CAN_BE_CANCELLED = ("validate", "optimise", "tensors")
 thorough = pytest.mark.thorough
 
 

@@ -107,9 +107,11 @@ def test_every_folder_of_tests_is_run_by_a_command() -> None:
     """All that is not run by ``make test`` has a command of its own, which names it."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     always = set(settings["tool"]["pytest"]["ini_options"]["testpaths"])
-    recipes = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     homes = {"/".join(folder.relative_to(ROOT).parts[:2]) for folder in folders_of_tests()}
-    assert homes - {home for home in homes if re.search(f"pytest .*{home}\\b", recipes)} == always
+    named = {home for home in homes if re.search(f"pytest .*{home}(?![\\w-])", recipes)}
+    assert always <= homes
+    assert not homes - always - named
 
 
 def test_no_test_imports_another() -> None:

@@ -1,4 +1,4 @@
-"""The probe of a base model that ``hparams: "auto"`` uses: one JSON file per model."""
+"""The probe of a base model that hyper-parameters ``"auto"`` use: one JSON file per model."""
 
 from __future__ import annotations
 

@@ -16,13 +16,14 @@ from jeep_core.spec.hparams import contexts_of
 from jeep_core.suites.training_data import data_hash, load_training_suite
 from jeep_core.text.chat import has_template
 from service.api.http.access import needs
-from service.api.http.bodies import json_request_body, read_model
+from service.api.http.bodies import json_request_body, read_json
 from service.api.http.paging import Page
 from service.api.http.problems import documented, from_fields, invalid
 from service.api.jobs.resource import JobResource
 from service.api.jobs.submitting import KeyHeader, check_key
 from service.api.model import PublishedModel
 from service.api.state import ApiState, State
+from service.api.submission.misplaced import validated
 from service.api.submission.networks import readable_networks
 from service.contracts.jobs import Job, JobKind
 from service.contracts.schemas import (
@@ -66,7 +67,7 @@ async def train_hypernetwork(
 ) -> JobOut:
     """Queue a training."""
     check_key(idempotency_key)
-    body = await read_model(request, HypernetworkRequest)
+    body = validated(HypernetworkRequest, await read_json(request))
     model = await run_in_threadpool(state.models.get)
     job, fresh = await run_in_threadpool(_journaled, state, body, model, idempotency_key)
     return await TRAININGS.submit(state, request, response, job, fresh)

@@ -58,7 +58,7 @@ subject's last token and at the prediction position; states are exchanged betwee
 from both a low and a high region are proposed.  Without a suite or facts a bundled model is asked
 the validation suite, another one general knowledge that ships, as far as it knows it.  A probe of
 `base` that proposes layers is what edits without hyper-parameters go by from then on, where the
-model has no preset or `hparams` is `"auto"`.
+model has no preset, or `preset` or `hparams` is `"auto"`.
 
 With `quick` only that is read and exchanged which a proposal rests on, of as many prompts as settle
 it, at most 64: in a small part of the time.

@@ -19,8 +19,10 @@ M = TypeVar("M", bound=BaseModel)
 IN_THE_QUERY = ("dry_run", "drop_bad", "format", "limit")
 """Parameters of ``POST /edits`` that no body has."""
 
-_PLACE = re.compile(r"/([^/]+)|/(?:facts|lines)/[0-9]+/([^/]+)")
+_PLACE = re.compile(r"/([^/]+)|/(facts|lines)/[0-9]+/([^/]+)")
 """A field of the body, or one of a fact."""
+_UNKNOWN = ("extra_forbidden", "unknown_field")
+"""Codes of the errors about fields that there are not."""
 _SHOWN = 40
 """Characters of a value that a message repeats."""
 
@@ -53,9 +55,9 @@ def in_the_query(name: str) -> dict[str, str]:
 
 def _told(error: dict[str, str], body: Any) -> dict[str, str]:
     found = _PLACE.fullmatch(error["pointer"])
-    if found is None or error["code"] != "extra_forbidden":
+    if found is None or error["code"] not in _UNKNOWN:
         return error
-    beside, in_fact = found.groups()
+    beside, facts, in_fact = found.groups()
     name = beside or in_fact
     if name not in hparam_names():
         return error
@@ -63,9 +65,14 @@ def _told(error: dict[str, str], body: Any) -> dict[str, str]:
     value = json.dumps(sent[name]) if beside and name in sent else "…"
     if name == "exact" and value == "…":
         value = "true"
-    hparams = f'"hparams": {{"{name}": {value if len(value) <= _SHOWN else "…"}}}'
-    if sent.get("hparams") == AUTO:
-        hparams = f'"preset": "{AUTO}", {hparams}'
-    where = "" if beside else ", for all facts together, beside them"
-    message = f"is a hyper-parameter{where}: send it as {hparams}"
+    hparams = f'{{"{name}": {value if len(value) <= _SHOWN else "…"}}}'
+    automatic = sent.get("hparams") == AUTO
+    if facts == "lines":
+        where = "for all lines together, in the query: send it as "
+        where += f"?preset={AUTO}&hparams={hparams}" if automatic else f"?hparams={hparams}"
+    else:
+        where = "for all facts together, beside them: send it as " if facts else "send it as "
+        where += f'"preset": "{AUTO}", ' if automatic else ""
+        where += f'"hparams": {hparams}'
+    message = f"is a hyper-parameter{', ' if facts else ': '}{where}"
     return field_error(error["pointer"], "misplaced", message)

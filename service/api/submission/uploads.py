@@ -124,15 +124,17 @@ def _check_beside(value: Any) -> None:
     if not isinstance(value, dict):
         return
     errors = [in_the_query(name) for name in IN_THE_QUERY[:2] if name in value]
+    known = ("facts", *OPTIONS)
     if isinstance(value.get("facts"), list):
-        known = ("facts", *OPTIONS)
         unknown = [name for name in value if name not in known and name not in IN_THE_QUERY[:2]]
-        none = "there is no such field here; "
-        said = [
-            field_error(f"/{name}", "extra_forbidden", none + known_names(name, known))
-            for name in unknown
-        ]
-        errors += told_where(said, value)
+    else:  # of theirs nothing is called that, and without it the edit would be another one
+        unknown = ["exact"] if "exact" in value else []
+    none = "there is no such field here; "
+    said = [
+        field_error(f"/{name}", "extra_forbidden", none + known_names(name, known))
+        for name in unknown
+    ]
+    errors += told_where(said, value)
     if errors:
         raise invalid(errors)
 
@@ -157,8 +159,16 @@ def _records(value: Any, plain_too: bool) -> tuple[list[Any], dict[str, Any], Po
         try:
             return rows(record), rest, lambda number, field: place(record, number, field)
         except Malformed as error:
-            raise invalid([field_error(f"/{error.field}", error.code, str(error))]) from None
+            raise invalid([_in_columns(error, value)]) from None
     return ([record], rest, lambda _, field: f"/{field}") if meant([record]) else None
+
+
+def _in_columns(error: Malformed, value: Any) -> dict[str, str]:
+    """The error of a field beside columns: of an edit's own field it says where that belongs."""
+    if error.code == "unknown_field" and error.field in IN_THE_QUERY:
+        return in_the_query(error.field)
+    [told] = told_where([field_error(f"/{error.field}", error.code, str(error))], value)
+    return told
 
 
 def _listed(where: str) -> Pointer:

@@ -68,8 +68,9 @@ class ProbeResult(BaseModel):
     ``low`` and ``high`` are the proposed layers, ``hparams`` those of JEEP for them; all None if
     ``why_no_proposal`` says why, by the rule of this number, as it was when the probe ran; null
     before rules had numbers.  ``files``: the full record (``probe.json``) and the plots.
-    ``automatic``: edits whose ``hparams`` are ``auto``, and those without hyper-parameters where
-    the model has no preset of the editor, go by this probe until there is a newer one of base.
+    ``automatic``: edits whose ``preset`` or ``hparams`` are ``auto``, and those without
+    hyper-parameters where the model has no preset of the editor, go by this probe until there is a
+    newer one of base.
     """
 
     probe_id: str

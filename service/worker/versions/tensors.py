@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from jeep_core.models.loading import tensor_bytes
+from jeep_core.models.loading import tensor_data
 from service.contracts.schemas import TensorRef
 from service.store import Store
 from service.store.tensors import ALIGNMENT
@@ -42,7 +42,7 @@ def put(store: Store, name: str, tensor: torch.Tensor) -> TensorRef:
     """
     if tensor.dtype not in _NAMES:
         raise ValueError(f"{name}: a version keeps no tensor of {tensor.dtype}; give a float32 one")
-    return store.tensors.put(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_bytes(tensor))
+    return store.tensors.put(name, _NAMES[tensor.dtype], list(tensor.shape), tensor_data(tensor))
 
 
 def put_all(store: Store, named: Mapping[str, torch.Tensor]) -> list[TensorRef]:

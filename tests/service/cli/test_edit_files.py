@@ -72,6 +72,19 @@ def test_an_option_for_one_hyper_parameter_goes_with_those_of_the_file(
     assert (code, "leave out --hparams" in why) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["exact", "dry_run"])
+def test_what_stands_beside_records_and_is_meant_for_the_edit_is_sent(
+    tmp_path: Path, name: str
+) -> None:
+    """The service says where it belongs; without it the edit would be another one."""
+    file = tmp_path / "facts.json"
+    record = FACTS[0] | {"ground_truth": "France"}
+    for said in ({"data": [record]}, record):
+        file.write_text(json.dumps(said | {name: True}), encoding="utf-8")
+        body = read_edit(file, None, None, False)
+        assert body == {"facts": [record], name: True}
+
+
 def test_csv_comes_by_standard_input_too() -> None:
     code, said = told("edit", "-", given=CSV.replace("Peru", ""))
     assert code == 1

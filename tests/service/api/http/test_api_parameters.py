@@ -154,6 +154,8 @@ class TestFiles:
     ) -> None:
         with pytest.raises(InvalidArgument, match=r"gaurds: .* did you mean 'guards'\?"):
             client.edit_file(file, gaurds={"min_efficacy": 1}, snapshotname="x")
+        with pytest.raises(InvalidArgument, match="hyper-parameter: give hparams="):
+            client.edit_file(file, exact=True)
         with pytest.raises(InvalidArgument, match=r"call plan_file\(\)"):
             client.edit_file(file, dry_run=True)
         with pytest.raises(InvalidArgument, match="guards: JSON has no such value"):

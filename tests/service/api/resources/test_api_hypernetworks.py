@@ -78,6 +78,7 @@ def test_a_training_is_a_job_of_the_read_lane(http: httpx.Client, model: Store) 
         ({"learning_rate": -1}, "/learning_rate", "greater_than"),
         ({"edit_weight": 1e999}, "/edit_weight", "finite_number"),
         ({"speed": 1}, "/speed", "extra_forbidden"),
+        ({"rank": 4}, "/rank", "misplaced"),
         ({"preset": "none"}, "/preset", "unknown_preset"),
         ({"hparams": {"layers": [8, 9]}}, "/hparams/layers", "no_such_layer"),
         ({"hparams": {"rank": 0}}, "/hparams/rank", "greater_than_equal"),

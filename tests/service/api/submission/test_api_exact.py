@@ -165,12 +165,40 @@ def test_beside_the_editor_it_is_told_where_it_belongs(
     assert said in answer.json()["detail"]
 
 
+RECORD = FACT | {"ground_truth": "France"}
+CALL = {"prompts": ["Lyon lies in"], "subject": ["Lyon"], "target_new": ["Italy"]}
+
+
+@pytest.mark.parametrize("body", [RECORD, {"data": [RECORD]}, CALL])
+def test_beside_records_it_is_not_passed_over(
+    http: httpx.Client, model: Store, body: dict[str, Any]
+) -> None:
+    """Other projects have fields of their own there, but none of that name."""
+    plan = http.post("/edits?dry_run=true", json=body | {"hparams": EXACT})
+    assert plan.json()["exact"]
+    refused = http.post("/edits?dry_run=true", json=body | {"exact": True})
+    assert errors(refused) == [("/exact", "misplaced")]
+    assert '"hparams": {"exact": true}' in refused.json()["detail"]
+
+
+def test_own_fields_beside_columns_are_told_where_they_belong(
+    http: httpx.Client, model: Store
+) -> None:
+    several = http.post("/edits?dry_run=true", json=CALL | {"n_steps": 3})
+    assert errors(several) == [("/n_steps", "misplaced")]
+    unsafe = http.post("/edits", json=CALL | {"dry_run": True})
+    assert errors(unsafe) == [("/dry_run", "misplaced")]
+    assert "?dry_run=" in unsafe.json()["detail"]
+    other = http.post("/edits", json=CALL | {"dates": ["1900"]})
+    assert errors(other) == [("/dates", "unknown_field")]
+
+
 def test_by_line_it_is_told_too(http: httpx.Client, model: Store) -> None:
     kind = {"Content-Type": "application/x-ndjson"}
     line = json.dumps(FACT | {"exact": True})
     answer = http.post("/edits?hparams=auto", content=line, headers=kind)
     assert errors(answer) == [("/lines/1/exact", "misplaced")]
-    assert '"preset": "auto", "hparams": {"exact": true}' in answer.json()["detail"]
+    assert 'as ?preset=auto&hparams={"exact": true}' in answer.json()["detail"]
     [error] = http.post("/edits?exact=true", content=line, headers=kind).json()["errors"]
     assert (error["parameter"], error["code"]) == ("exact", "misplaced")
     assert "within hparams" in error["message"]

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.service.edit_runner import MODEL, an_edit, edit_on, runner_on
@@ -14,6 +15,7 @@ from support.service.edit_runner import MODEL, an_edit, edit_on, runner_on
 from jeep_core.models.loading import LoadedModel, load
 from service.contracts.schemas import Manifest, TensorRef
 from service.store import Store
+from service.store.tensors import Tensors
 from service.worker.editing.guards import GuardFailed
 from service.worker.editing.measured import Measured, Measurer
 from service.worker.versions import tensors
@@ -112,6 +114,25 @@ def test_a_full_disk_is_the_error_of_the_edit_and_no_version_is_written(
     with pytest.raises(OSError, match="no room"):
         edit_on(runner, an_edit(), "v0")
     assert [version.id for version in store.versions.all()] == ["v0"]
+
+
+def test_the_bytes_that_are_written_are_those_of_the_tensor(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of eight matrices at a time would be in memory beside what is measured."""
+    places: list[int] = []
+    put = Tensors.put
+
+    def watched(kept: Tensors, name: str, dtype: str, shape: Any, data: Any) -> TensorRef:
+        places.append(np.frombuffer(data, np.uint8).ctypes.data)
+        return put(kept, name, dtype, shape, data)
+
+    monkeypatch.setattr(Tensors, "put", watched)
+    matrix = torch.arange(6.0).reshape(2, 3)
+    assert torch.equal(tensors.get(store, tensors.put(store, "matrix", matrix)), matrix)
+    across = tensors.put(store, "across", matrix.T)
+    assert torch.equal(tensors.get(store, across), matrix.T)
+    assert places[0] == matrix.data_ptr()
 
 
 def test_a_block_that_fails_waits_for_what_is_being_written_and_begins_nothing_more(

@@ -256,8 +256,10 @@ def table(args: argparse.Namespace) -> list[str]:
             groups.setdefault(key, []).append(found)
     rows = dict(rows_of_page(args.page))
     refused, with_figures = dict[str, tuple[str, set[int]]](), set[str]()
+    tried: dict[str, set[int]] = {}
     for key, records in groups.items():
         name = f"{key[3]} on {key[0]}"
+        tried.setdefault(name, set()).add(key[2])
         done = [one for one in records if "rows" in one]
         if done:
             with_figures.add(name)
@@ -265,8 +267,7 @@ def table(args: argparse.Namespace) -> list[str]:
         else:
             rows.pop(key, None)
             refused.setdefault(name, (records[0]["refused"], set()))[1].add(key[2])
-    earlier = refusals_of_page(args.page)
-    reasons = {k: v for k, v in earlier if k.partition(",")[0] not in with_figures}
+    reasons = {name: why for name, why in refusals_of_page(args.page) if not _is_tried(name, tried)}
     for name, (why, sizes) in refused.items():
         # with another number of facts it has some
         few = f", {' and '.join(map(str, sorted(sizes)))} at once" if name in with_figures else ""
@@ -279,6 +280,14 @@ def table(args: argparse.Namespace) -> list[str]:
     if failed:
         lines += ["", "Failed, and tried again by the next run:", "", *failed]
     return lines
+
+
+def _is_tried(listed: str, tried: Mapping[str, set[int]]) -> bool:
+    """Whether what is listed on a page was tried again: all of it, or one of its numbers."""
+    name, _, few = listed.partition(", ")
+    numbers = {int(word) for word in few.split() if word.isdecimal()}
+    sizes = tried.get(name, set())
+    return bool(sizes & numbers if few else sizes)
 
 
 def _order(editor: str) -> int:

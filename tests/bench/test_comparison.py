@@ -328,6 +328,21 @@ def test_what_is_refused_for_some_numbers_of_facts_says_for_which(
         ]
 
 
+@pytest.mark.parametrize(
+    ("listed", "again"),
+    [
+        ("rome on tiny", True),
+        ("rome on other", False),
+        ("rome on tiny, 1 at once", True),
+        ("rome on tiny, 10 at once", False),
+        ("rome on tiny, 10 and 100 at once", True),
+        ("rome on other, 1 at once", False),
+    ],
+)
+def test_a_refusal_stays_on_a_page_until_it_is_tried_again(listed: str, again: bool) -> None:
+    assert comparison._is_tried(listed, {"rome on tiny": {1, 100}}) is again
+
+
 def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("no mark")
     with pytest.raises(JeepError, match="where the table belongs"):

@@ -120,6 +120,14 @@ def test_the_newest_check_of_a_version_counts_whichever_ends_first(store: Store,
     assert difference(store) is None
 
 
+def test_a_fact_that_holds_again_when_it_is_asked_again_is_no_damage(store: Store) -> None:
+    add_check(store, "v1", {}, {"v1": [0]})
+    shown(store, "v1")
+    add_check(store, "v1", {"v1": [0]}, {})
+    assert shown(store, "v1")["v1", 0] == (True, "v1", True)
+    assert verify(store).findings == []
+
+
 def test_every_check_of_a_fact_is_in_its_history(store: Store, way: str) -> None:
     job = add_check(store, "v2", {"v1": [1]}, {})
     check_id = job.id.replace("job_", "check_")

@@ -136,10 +136,9 @@ def _stays(row: tuple[Any, ...], stays: dict[tuple[int, int], int]) -> bool:
 
 
 def _asked(manifest: Manifest, told: Told, place: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The rows of what a version was asked: by its edit, or later by a check."""
+    """The rows of what a version was asked: by its edit, and later by a check."""
     for one in asked_rows(manifest):
-        if one[:2] not in told:
-            yield (*one, *place, "")
+        yield (*one, *place, "")
     for fact, (holds, job_id) in told.items():
         yield (*fact, int(manifest.id[1:]), holds, *place, job_id)
 

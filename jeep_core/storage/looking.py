@@ -77,10 +77,11 @@ def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def walked(
-    folder: Path, onerror: Callable[[OSError], object] | None = None
+    folder: Path, *, onerror: Callable[[OSError], object] | None
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As ``os.walk``, without `LOST_AND_FOUND`; folders that cannot be listed are passed over
-    unless ``onerror`` raises their errors.
+    """As ``os.walk``, without `LOST_AND_FOUND`.
+
+    ``onerror`` is given the errors of folders that cannot be listed; None: they are passed over.
     """
     for path, folders, files in os.walk(folder, onerror=onerror):
         folders[:] = [name for name in folders if name != LOST_AND_FOUND]

@@ -150,4 +150,5 @@ class Cache:
 
 def _below(folder: Path) -> Iterator[Path]:
     """The files below a folder, whose folders may vanish meanwhile."""
-    return (Path(path, name) for path, _, names in walked(folder) for name in names)
+    walk = walked(folder, onerror=None)
+    return (Path(path, name) for path, _, names in walk for name in names)

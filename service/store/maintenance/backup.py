@@ -293,7 +293,7 @@ class _Copy:
 
 def _names(root: Path, folder: str = ".") -> Iterator[str]:
     """Paths below ``root`` of the files that are copied; those of a folder that is there."""
-    for path, folders, files in walked(root / folder, _not_left_out):
+    for path, folders, files in walked(root / folder, onerror=_not_left_out):
         inner = Path(path).relative_to(root)
         folders[:] = sorted(f for f in folders if (inner / f).as_posix() not in _NOT_COPIED)
         for file in sorted(files):
@@ -348,5 +348,5 @@ def _mark_open_jobs(folder: Path) -> None:
 
 
 def _fsync_folders(root: Path) -> None:
-    for path, _, _ in walked(root, _not_left_out):
+    for path, _, _ in walked(root, onerror=_not_left_out):
         fsync_folder(Path(path))

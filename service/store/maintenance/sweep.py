@@ -83,7 +83,7 @@ def _unfinished(store: Store) -> Iterator[Path]:
     """Files that are or were being written; folders may vanish meanwhile."""
     ours = (store.root / name for name in FOLDERS if name not in ("training", "valkey"))
     beside = (path for path in listed(store.root, ".*") if not is_folder(path))
-    walks = chain.from_iterable(map(walked, ours))
+    walks = chain.from_iterable(walked(one, onerror=None) for one in ours)
     below = (Path(folder, name) for folder, _, names in walks for name in names)
     for path in chain(beside, below):
         if is_unfinished(path.name):

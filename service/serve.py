@@ -71,6 +71,8 @@ def serve(settings: Settings, say: Say, early: EarlyWorker | None = None) -> int
         except Stop:
             say("stopped while starting")
             return 0
+        finally:
+            signals.ends()
 
 
 def serve_api(settings: Settings, say: Say) -> int:
@@ -279,8 +281,9 @@ class ApiServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's, which ends without a reason at a SIGINT after another signal, alone."""
+        cuts_off = self.force_exit  # already, after the second of more signals
         super().handle_exit(sig, frame)
-        self.signals, self.force_exit = self.signals + 1, False
+        self.signals, self.force_exit = self.signals + 1, cuts_off
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""

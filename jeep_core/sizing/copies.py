@@ -40,15 +40,15 @@ def copies(
     """
     if settings.dtype == "bfloat16":
         return Copies()
-    summed = not settings.on_cpu and _quick_moments(load, settings)
-    if not (editing.bfloat16 or summed):
-        return Copies()
+    summed = editing.takes_moments and not settings.on_cpu and _quick_moments(load, settings)
     every, apart = all_of(arch), settings.layers_at_once is not None
-    kept = every if all_of(whole) <= KEPT_BYTES else 0
+    # what a process of its own has made goes with it
+    made_here = editing.bfloat16 or (summed and not apart)
+    kept = every if made_here and all_of(whole) <= KEPT_BYTES else 0
     return Copies(
         kept,
         editing=(ROUNDED * matrices if kept else every) if editing.bfloat16 else 0,
-        # in a process of its own nothing is there yet
+        # nor has it those of the service
         moments=every if summed and (apart or not kept) else 0,
     )
 

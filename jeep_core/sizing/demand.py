@@ -68,6 +68,11 @@ class Editing:
         return not (self.one_by_one or self.alone)
 
     @property
+    def takes_moments(self) -> bool:
+        """Whether second moments of keys are taken."""
+        return self.follows is None or self.follows.projected
+
+    @property
     def first(self) -> int:
         """The first block that is written."""
         return min(region.layers[0] for region in self.regions)

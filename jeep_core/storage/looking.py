@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -74,6 +74,18 @@ def files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from files_below(Path(entry.path))
         else:
             yield entry
+
+
+def walked(
+    folder: Path, *, onerror: Callable[[OSError], object] | None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk``, without `LOST_AND_FOUND`.
+
+    ``onerror`` is given the errors of folders that cannot be listed; None: they are passed over.
+    """
+    for path, folders, files in os.walk(folder, onerror=onerror):
+        folders[:] = [name for name in folders if name != LOST_AND_FOUND]
+        yield path, folders, files
 
 
 def _mode(path: Path) -> int | None:

@@ -28,11 +28,15 @@ class Signals:
     def __init__(self) -> None:
         self.hurry: Callable[[], None] = lambda: None
         self._server: Server | None = None
-        self._count = 0
+        self._count, self._ends = 0, False
 
     def hand_over(self, server: Server) -> None:
         """The server runs from now on."""
         self._server = server
+
+    def ends(self) -> None:
+        """The parts are being stopped, for whatever reason: no signal interrupts that."""
+        self._ends = True
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """A signal has come."""
@@ -41,7 +45,7 @@ class Signals:
             self.hurry()
         if self._server is not None:
             self._server.should_exit = True
-        elif self._count == 1:  # a second Ctrl-C must not interrupt the stopping
+        elif self._count == 1 and not self._ends:  # nor does a second Ctrl-C interrupt the stopping
             raise Stop
 
 

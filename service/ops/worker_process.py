@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 
@@ -65,11 +66,12 @@ class WorkerProcess:
                     self._say("told again: what is not answered by now is left")
                     # a second SIGTERM could merge with the first
                     process.send_signal(signal.SIGINT)
-                    end, hurried = time.monotonic() + STOP_SECONDS, True
+                    end, hurried = min(end, time.monotonic() + STOP_SECONDS), True
                 if time.monotonic() > end:
                     process.kill()
                     break
-        self._thread.join()
+        with suppress(RuntimeError):  # a signal came before it began; it will not begin a worker
+            self._thread.join()
 
     def hurry(self) -> None:
         """End the draining of a worker that is being stopped, or will be; for signal handlers."""

@@ -15,9 +15,9 @@ ROOMS = (
 SILENT = {"exists", "glob", "is_dir", "is_file", "rglob"}
 """Methods of paths that take errors for an absence, which ones depends on the version of Python."""
 MAY = {
-    ("service/store/fetched/cache.py", "rglob"): "what it does not see is not removed",
+    ("service/store/fetched/cache.py", "walked"): "what it does not see is not removed",
     ("jeep_core/storage/looking.py", "is_dir"): "of an entry that was listed",
-    ("service/store/maintenance/sweep.py", "walk"): "what it does not see is swept later",
+    ("service/store/maintenance/sweep.py", "walked"): "what it does not see is swept later",
 }
 
 
@@ -42,7 +42,10 @@ def silent_in(source: str) -> list[tuple[int, str]]:
     nodes = list(ast.walk(ast.parse(source)))
     calls = [node for node in nodes if isinstance(node, ast.Call)]
     told = {
-        id(one.func) for one in calls if {"onerror", "on_error"} & {k.arg for k in one.keywords}
+        id(one.func)
+        for one in calls
+        for k in one.keywords
+        if k.arg in ("onerror", "on_error") and not is_none(k.value)
     }
     found = [
         (node.lineno, node.func.attr)
@@ -58,7 +61,16 @@ def silent_in(source: str) -> list[tuple[int, str]]:
         and node.attr == "walk"
         and not of_module(node, "ast")
         and id(node) not in told
-    ]
+    ] + [
+        (node.lineno, node.id)
+        for node in nodes
+        if isinstance(node, ast.Name) and node.id == "walked" and id(node) not in told
+    ]  # fmt: skip
+
+
+def is_none(node: ast.expr) -> bool:
+    """Whether it is the word ``None``."""
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def of_module(node: ast.Attribute, module: str) -> bool:
@@ -71,6 +83,8 @@ def of_module(node: ast.Attribute, module: str) -> bool:
     [
         ("path.exists()", "exists"), ("os.walk(root)", "walk"), ("map(os.walk, roots)", "walk"),
         ("root.walk()", "walk"), ("os.walk(root, onerror=tell)", None),
+        ("os.walk(root, onerror=None)", "walk"), ("walked(root, onerror=None)", "walked"),
+        ("map(walked, roots)", "walked"), ("walked(root, onerror=tell)", None),
         ("root.walk(on_error=tell)", None), ("ast.walk(tree)", None), ("present(path)", None),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, is_plain_file
+from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, is_plain_file, walked
 from service.store.errors import CorruptFile, NotAStore, StoreBusy
 from service.store.files import TEMPORARY, encode, held, is_unfinished, read, replace
 
@@ -104,8 +104,10 @@ class Cache:
                 shutil.rmtree(other, ignore_errors=True)
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
-        for left in root.rglob(f".*{TEMPORARY}"):  # of a process that was killed: nobody writes now
-            left.unlink(missing_ok=True)
+        for left in _below(root):
+            # of a process that was killed: nobody writes now
+            if left.name.startswith(".") and left.name.endswith(TEMPORARY):
+                left.unlink(missing_ok=True)
         return root
 
     def trim(self, kept: Collection[Path], limit: int | None = None) -> int:
@@ -138,9 +140,15 @@ class Cache:
     def _files(self) -> list[tuple[float, int, Path]]:
         """When each file was last used, its size, and where it is."""
         found = []
-        for path in self.folder.rglob("*"):
+        for path in _below(self.folder):
             with suppress(OSError):  # removed, or put into place, meanwhile
                 seen = path.stat()
                 if is_plain_file(path):
                     found.append((seen.st_mtime, seen.st_size, path))
         return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, whose folders may vanish meanwhile."""
+    walk = walked(folder, onerror=None)
+    return (Path(path, name) for path, _, names in walk for name in names)

@@ -36,9 +36,9 @@ def difference(store: Store) -> str | None:
     """
     store.checks.catch_up()
     known: dict[int, tuple[Any, ...]] = {}
-    missed, unread = set[tuple[int, int]](), False
+    unread = False
     with store.catalogue.database.at_one_time() as connection:
-        checks = _checks(store, connection)
+        checks, missed = _checks(store, connection)
         unsure, stays = None in checks.values(), _oldest_that_stays(checks)
         lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
         for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
@@ -51,7 +51,6 @@ def difference(store: Store) -> str | None:
             told = checks.pop(row[0], {})
             unread = unread or told is None
             missed.update(missed_places(manifest))
-            missed.update(one for one, (holds, _) in (told or {}).items() if not holds)
             above = known.get(int(manifest.parent[1:])) if manifest.parent else None
             if not _is_placed(row, above, lines):
                 return f"{manifest.id} stands elsewhere"
@@ -96,24 +95,29 @@ Told = dict[tuple[int, int], tuple[bool, str]]
 """Whether facts hold, by number of the version that taught each and its place, and who says it."""
 
 
-def _checks(store: Store, connection: sqlite3.Connection) -> dict[int, Told | None]:
-    """The findings of the checks in the index, by the number of the version that was asked.
+def _checks(
+    store: Store, connection: sqlite3.Connection
+) -> tuple[dict[int, Told | None], set[tuple[int, int]]]:
+    """The findings of the checks in the index, by the number of the version that was asked, and
+    the facts that one of them, whether or not the newest of a version, was not told.
 
     None where the record or the report of one cannot be read.
     """
     found: dict[int, Told | None] = {}
+    missed = set[tuple[int, int]]()
     query = "SELECT job, number FROM checked WHERE number IS NOT NULL ORDER BY job"
     for job_id, number in connection.execute(query).fetchall():
         try:
             rows = store.checks.rows(store.journal.read(job_id))
         except (CorruptFile, UnknownJob):
             rows = None
+        missed.update((one, place) for one, place, _, holds in rows or () if not holds)
         told = found.setdefault(number, {})
         if rows is None or told is None:
             found[number] = None
         else:
             told.update({(one, place): (holds, job_id) for one, place, _, holds in rows})
-    return found
+    return found, missed
 
 
 def _oldest_that_stays(checks: dict[int, Told | None]) -> dict[tuple[int, int], int]:
@@ -132,10 +136,9 @@ def _stays(row: tuple[Any, ...], stays: dict[tuple[int, int], int]) -> bool:
 
 
 def _asked(manifest: Manifest, told: Told, place: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The rows of what a version was asked: by its edit, or later by a check."""
+    """The rows of what a version was asked: by its edit, and later by a check."""
     for one in asked_rows(manifest):
-        if one[:2] not in told:
-            yield (*one, *place, "")
+        yield (*one, *place, "")
     for fact, (holds, job_id) in told.items():
         yield (*fact, int(manifest.id[1:]), holds, *place, job_id)
 

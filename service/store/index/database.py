@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 """Of a store's directory."""
-FORMAT = 6
+FORMAT = 7
 """Raise it with every change of the schema or of what is written; other formats are made again."""
 BUSY_S = 2.0
 """How long another process may write before the files are read instead."""
@@ -83,8 +83,9 @@ CREATE TABLE IF NOT EXISTS asked (
     line INTEGER NOT NULL,      -- of that version, and its depth
     depth INTEGER NOT NULL,
     job TEXT NOT NULL,          -- of the check that has asked last; none: its edit has
-    -- of checks of a fact those of the newest versions alone, see rows.left_out_below
-    PRIMARY KEY (number, place, depth, line)
+    -- of checks of a fact those of the newest versions alone, see rows.left_out_below; what an edit
+    -- was told stays beside them
+    PRIMARY KEY (number, place, depth, line, job)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS asked_line ON asked (number, place, line, depth);
 CREATE INDEX IF NOT EXISTS asked_by_check ON asked (number, place, by) WHERE job != '';

@@ -94,7 +94,7 @@ def checks(
     with catalogue.database.at_one_time() as connection:
         found = connection.execute(
             "SELECT v.line, v.depth, a.by, a.holds, a.job FROM asked a "
-            "JOIN version v ON v.number = a.by WHERE a.number = ? AND a.place = ?",
+            "JOIN version v ON v.number = a.by WHERE a.number = ? AND a.place = ? ORDER BY a.job",
             fact,
         ).fetchall()
         below = left_out_below(connection, *fact)
@@ -380,12 +380,13 @@ def _checked(
             last = _only(
                 connection.execute(
                     "SELECT by, holds, job FROM asked WHERE number = :number AND place = :place "
-                    "AND line = :line AND depth = :depth",
+                    "AND line = :line AND depth = :depth ORDER BY job DESC",
                     fact | {"line": place[0], "depth": place[1]},
                 )
             )
         below = 0 if last and last[2] else left_out_below(connection, row.number, row.place)
-    least = last[0] + 1 if last else row.number
+    # the version that an edit was told of may have been checked, too
+    least = last[0] if last else row.number
     if below > least:
         last = reports.last((row.number, row.place), least) or last
     if last is None:

@@ -88,11 +88,15 @@ def add_answers(
 
     Of each fact the answers to checks of the `LAST_ASKED` newest versions stay.
     """
+    answers = [(*row, *place, job_id) for row in rows]
     connection.executemany(
-        "INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (number, place, depth, line) DO UPDATE "
-        "SET holds = excluded.holds, job = excluded.job WHERE excluded.job > job",
-        ((*row, *place, job_id) for row in rows),
+        f"DELETE FROM {_CHECKED} AND by = :by AND job < :job",
+        ({"number": n, "place": index, "by": by, "job": job_id} for n, index, by, _ in rows),
+    )
+    connection.executemany(
+        "INSERT OR IGNORE INTO asked SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE NOT EXISTS (SELECT 1 "
+        "FROM asked WHERE number = ?1 AND place = ?2 AND depth = ?6 AND line = ?5 AND job > ?7)",
+        answers,
     )
     connection.executemany(
         f"DELETE FROM {_CHECKED} AND by < "

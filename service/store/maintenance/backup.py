@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 from ulid import ULID
 
-from jeep_core.storage.looking import ABSENT, LOST_AND_FOUND, listed, present
+from jeep_core.storage.looking import ABSENT, LOST_AND_FOUND, listed, present, walked
 from service.contracts.jobs import TERMINAL, Job, now
 from service.contracts.schemas import TensorRef
 from service.contracts.schemas.versions import Head
@@ -293,10 +293,9 @@ class _Copy:
 
 def _names(root: Path, folder: str = ".") -> Iterator[str]:
     """Paths below ``root`` of the files that are copied; those of a folder that is there."""
-    for path, folders, files in os.walk(root / folder, onerror=_not_left_out):
+    for path, folders, files in walked(root / folder, onerror=_not_left_out):
         inner = Path(path).relative_to(root)
-        ours = (name for name in folders if name != LOST_AND_FOUND)
-        folders[:] = sorted(f for f in ours if (inner / f).as_posix() not in _NOT_COPIED)
+        folders[:] = sorted(f for f in folders if (inner / f).as_posix() not in _NOT_COPIED)
         for file in sorted(files):
             name = (inner / file).as_posix()
             left_out = is_unfinished(file) or file.endswith(".open")
@@ -349,6 +348,5 @@ def _mark_open_jobs(folder: Path) -> None:
 
 
 def _fsync_folders(root: Path) -> None:
-    for path, folders, _ in os.walk(root, onerror=_not_left_out):
-        folders[:] = [name for name in folders if name != LOST_AND_FOUND]
+    for path, _, _ in walked(root, onerror=_not_left_out):
         fsync_folder(Path(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -12,7 +11,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from jeep_core.storage.looking import LOST_AND_FOUND, is_folder, listed, present
+from jeep_core.storage.looking import is_folder, listed, present, walked
 from jeep_core.storage.records import unsealed
 from service.contracts.jobs import TERMINAL, JobStatus
 from service.store.errors import CorruptFile, UnknownJob, UnknownVersion
@@ -63,7 +62,7 @@ def leftovers(store: Store) -> list[Path]:
     found += [path for path in _unfinished(store) if _is_older(path, oldest)]
     jobs = store.root / "jobs"
     beside = (listed(jobs, f"*.{mark}") for mark in ("open", "cancel", "claim"))
-    marks = chain((jobs / OPEN).iterdir(), *beside)
+    marks = chain(listed(jobs / OPEN), *beside)
     alone = (p for p in marks if not present(jobs / f"{p.stem}.json"))
     found += [path for path in alone if _is_older(path, oldest)]
     return found
@@ -84,10 +83,10 @@ def _unfinished(store: Store) -> Iterator[Path]:
     """Files that are or were being written; folders may vanish meanwhile."""
     ours = (store.root / name for name in FOLDERS if name not in ("training", "valkey"))
     beside = (path for path in listed(store.root, ".*") if not is_folder(path))
-    walks = chain.from_iterable(map(os.walk, ours))
+    walks = chain.from_iterable(walked(one, onerror=None) for one in ours)
     below = (Path(folder, name) for folder, _, names in walks for name in names)
     for path in chain(beside, below):
-        if is_unfinished(path.name) and path.parent.name != LOST_AND_FOUND:
+        if is_unfinished(path.name):
             yield path
 
 

@@ -106,7 +106,8 @@ def test_second_moments_have_copies_where_they_are_taken_quickly() -> None:
         return copies(arch, arch, plain, replace(LOAD, per_dimension=per_dimension), settings, 1)
 
     assert of(GPU) == Copies(kept=every)  # which the first pass makes
-    assert of(replace(GPU, layers_at_once=1)) == Copies(kept=every, moments=every)
+    # by a command of its own, whose copies go with it
+    assert of(replace(GPU, layers_at_once=1)) == Copies(moments=every)
     for none in (
         of(GPU, per_dimension=10),
         of(replace(GPU, dtype="float16")),
@@ -114,6 +115,15 @@ def test_second_moments_have_copies_where_they_are_taken_quickly() -> None:
         of(replace(GPU, layers_at_once=0)),
     ):
         assert none == Copies()
+
+
+@pytest.mark.parametrize(("editor", "some"), [("locft", False), ("crispedit", True)])
+def test_an_editor_without_second_moments_has_no_copies_for_them(editor: str, some: bool) -> None:
+    arch = known_model("smollm2-135m").architecture
+    editing = editing_of(arch, "tiny", editor)
+    assert not editing.bfloat16
+    expected = Copies(kept=all_of(arch)) if some else Copies()
+    assert copies(arch, arch, editing, LOAD, GPU, 1) == expected
 
 
 def test_second_moments_take_the_copies_of_edits() -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from service.serve import (
     _open_store,
     _server,
     listening,
+    serve,
     url_of,
 )
 from service.settings import Settings, SettingsError
@@ -83,6 +85,22 @@ def test_the_api_alone_stops_cleanly(number: int, tmp_path: Path) -> None:
     api.send_signal(number)
     assert api.wait(20) == 0, errors.read_text()
     assert "Traceback" not in errors.read_text()
+
+
+def test_a_signal_does_not_interrupt_the_end_of_a_start_that_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    def fails(_: Settings, say: object, stack: ExitStack, *rest: object) -> int:
+        stack.callback(ended.append, "worker")
+        stack.callback(signal.raise_signal, signal.SIGINT)
+        raise ServeError("the queue cannot start")
+
+    monkeypatch.setattr("service.serve._serve", fails)
+    with pytest.raises(ServeError):
+        serve(make_settings(tmp_path, NOWHERE), print)
+    assert ended == ["worker"]
 
 
 @pytest.mark.parametrize(("auth", "said"), [("keys", "jeep keys create"), ("off", "JEEP_AUTH")])

@@ -148,6 +148,28 @@ def test_a_second_signal_ends_what_a_worker_answers(
     assert any("not answered" in line for line in lines)
 
 
+def test_a_hurry_gives_a_worker_no_more_time(stub: Settings, clock: Clock) -> None:
+    worker = supervisor(stub.model_copy(update={"drain_s": 0.0}), [], threading.Event())
+
+    def wait(seconds: float) -> None:
+        if clock.now > STOP_SECONDS - 1:
+            worker.hurry()
+        clock.wait(seconds)
+
+    process = with_process(worker, wait)
+    worker.stop()
+    process.send_signal.assert_called_once_with(signal.SIGINT)
+    assert clock.now == pytest.approx(STOP_SECONDS, abs=0.3)
+
+
+def test_a_signal_may_come_before_the_worker_begins(stub: Settings) -> None:
+    worker = supervisor(stub, [], threading.Event())
+    worker.stop()
+    worker.start()  # had the signal come while it was being started
+    worker._thread.join()
+    assert worker._process is None
+
+
 def test_one_signal_is_no_hurry_whoever_handles_it() -> None:
     hurry, signals = Mock(), Signals()
     signals.hurry = hurry

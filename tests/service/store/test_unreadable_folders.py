@@ -18,7 +18,7 @@ from service.contracts.schemas import Manifest
 from service.contracts.schemas.access import Scope
 from service.store import Store
 from service.store.files import TEMPORARY
-from service.store.journal import make_folder
+from service.store.journal import OPEN, make_folder
 from service.store.maintenance.backup import _fsync_folders, back_up, restore
 from service.store.maintenance.room import Room
 from service.store.maintenance.sweep import _unfinished, sweep_orphans, sweep_own
@@ -170,9 +170,13 @@ def test_a_disk_of_its_own_below_a_store_keeps_its_folder(
     based: Store, tmp_path: Path, shut: Shut, readable: bool
 ) -> None:
     """Whatever part of a store a disk holds: nothing fails, is removed, counted or copied."""
-    folders = [based.root / name / LOST_AND_FOUND for name in ("", "targets/artefacts", *FOLDERS)]
+    below = ("", "targets/artefacts", f"jobs/{OPEN}", *FOLDERS)
+    folders = [
+        based.root / name / LOST_AND_FOUND / deeper for name in below for deeper in ("", "#7")
+    ]
     for folder in folders:
         folder.mkdir(parents=True)
+        os.utime(folder.parent, (0, 0))
         for name in ("#12345", f".a{TEMPORARY}", "a.safetensors", "job_1.json", "v1.open"):
             old(folder / name)
     store = Store.open(based.root)

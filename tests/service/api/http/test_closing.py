@@ -134,6 +134,9 @@ def test_a_server_counts_signals_of_both_kinds_alike(
     server.handle_exit(second, None)
     assert (server.signals, server.force_exit) == (2, False)
     assert server._captured_signals == [first, second]
+    server.force_exit = True  # what is not answered is being cut off
+    server.handle_exit(second, None)
+    assert server.force_exit, "a third one does not take that back"
 
 
 @pytest.mark.anyio

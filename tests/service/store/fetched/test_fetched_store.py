@@ -24,7 +24,7 @@ from service.store import (
 from service.store.fetched import replica
 from service.store.fetched.cache import Cache, followed_id
 from service.store.fetched.replica import FetchedStore
-from service.store.files import encode, locked, replace
+from service.store.files import TEMPORARY, encode, locked, replace
 from service.store.store import StoreIdentity
 from service.store.tensors import Tensors
 
@@ -343,6 +343,20 @@ class TestFolder:
 
         monkeypatch.setattr(Path, "stat", denied)
         assert cache.enter("one") == cache.known()
+
+    def test_what_belongs_to_the_file_system_is_neither_counted_nor_removed(
+        self, cache: Cache
+    ) -> None:
+        tensors = cache.enter("one") / "tensors"
+        before = cache.trim((), limit=0)
+        found = [folder / LOST_AND_FOUND / "#1" / f".a{TEMPORARY}"
+                 for folder in (cache.folder, tensors)]  # fmt: skip
+        for path in (*found, *(one.with_name("a.safetensors") for one in found)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"123")
+        cache.enter("one")
+        assert cache.trim((), limit=0) == before
+        assert [len(list(one.parent.iterdir())) for one in found] == [2, 2]
 
 
 def test_all_that_fetches_says_where_parts_lie() -> None:

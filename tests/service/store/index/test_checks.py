@@ -120,6 +120,14 @@ def test_the_newest_check_of_a_version_counts_whichever_ends_first(store: Store,
     assert difference(store) is None
 
 
+def test_a_fact_that_holds_again_when_it_is_asked_again_is_no_damage(store: Store) -> None:
+    add_check(store, "v1", {}, {"v1": [0]})
+    shown(store, "v1")
+    add_check(store, "v1", {"v1": [0]}, {})
+    assert shown(store, "v1")["v1", 0] == (True, "v1", True)
+    assert verify(store).findings == []
+
+
 def test_every_check_of_a_fact_is_in_its_history(store: Store, way: str) -> None:
     job = add_check(store, "v2", {"v1": [1]}, {})
     check_id = job.id.replace("job_", "check_")
@@ -190,6 +198,23 @@ def test_an_answer_of_an_old_version_that_is_asked_again_is_in_its_report_alone(
     if way == "index":
         assert [row[2] for row in rows_of(store)] == [2, 3]
         assert difference(store) is None
+
+
+def test_what_an_edit_was_told_is_shown_where_the_check_after_it_cannot_be_read(
+    store: Store, few: int, way: str
+) -> None:
+    before = shown(store, "v2")
+    job = add_check(store, "v2", {"v1": [1]}, {"v1": [0]})
+    for _ in range(few):
+        add_facts(store, "v1", 1)
+        add_check(store, f"v{max(store.versions.numbers())}", {"v1": [0, 1]}, {})
+    assert shown(store, "v2")["v1", 0] == (False, "v2", True)
+    assert difference(store) is None
+    path = store.root / "reports" / job.id / ANSWERS_FILE
+    path.write_bytes(path.read_bytes().replace(b"0", b"1"))
+    assert shown(store, "v2") == before
+    [entry] = listing.facts(store, "v2", containing="City 0 of v0")
+    assert listing.checks(store, "v2", entry) == [Asked("v1", True), Asked("v2", True)]
 
 
 def test_reports_of_old_versions_are_read_once_for_a_list_and_only_as_far_as_it_needs(

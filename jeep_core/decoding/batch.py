@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from transformers import DynamicCache
 from jeep_core.decoding.prompt_scores import ToScore, prompt_scores
 from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import choose
-from jeep_core.models.fused.few_rows import few_rows
+from jeep_core.executors.threads import with_threads
+from jeep_core.models.fused.few_rows import ROWS_ALONE, few_rows, run_alone
 from jeep_core.models.masks import Attention
 from jeep_core.models.views import ModelView
 
@@ -177,6 +179,7 @@ class Batch:
         self.view = view
         self._max_rows, self._prefill_tokens = max_rows, prefill_tokens
         self._backbone = view.base.family.backbone_of(view.model)
+        self._small = run_alone(view.base.family.layers_of(view.model)[0])
         self._attention = Attention.of(view.base)
         self._device = view.base.device
         self._waiting: deque[Row] = deque()
@@ -221,8 +224,10 @@ class Batch:
         got: list[Row] = []
         finished: list[Row] = []
         if self._running:
+            alone = self._small and len(self._running) <= ROWS_ALONE
             with few_rows():
-                hidden = self._forward()
+                with with_threads(1) if alone else nullcontext():
+                    hidden = self._forward()
                 self._take(self._running, hidden, got, finished)
             self._leave([i for i, row in enumerate(self._running) if row.finished])
         for rows in self._joining():

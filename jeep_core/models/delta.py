@@ -126,7 +126,9 @@ def _with_block(total: torch.Tensor, block: Sequence[Update]) -> torch.Tensor:
             there = total.device
             left = torch.cat([u.left.to(there) for u in group if u.left is not None], dim=1)
             right = torch.cat([u.right.to(there) for u in group if u.right is not None], dim=1)
-            total = total + left.double() @ right.double().T
+            product = left.double() @ right.double().T
+            # into the product, which nobody else has: a second matrix need not be made
+            total = product.add_(total)
         else:
             for update in group:
                 total = total + update.matrix().to(total.device)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
 from jeep_core.executors.threads import use_threads
 from jeep_core.monitor import stop_if
+from service.worker.staying import staying
 
 T = TypeVar("T")
+AT_ONCE = 2
+"""Pieces of work of a lane; one is beside another's block at most."""
 
 
 @contextmanager
@@ -23,10 +26,16 @@ def aside(work: Callable[[Callable[[], None]], T], threads: int) -> Iterator[Cal
     before it.
     """
     stopped = Event()
-    with ThreadPoolExecutor(1, "aside", use_threads, (threads,)) as pool:
-        found = pool.submit(work, stop_if(stopped.is_set))
-        try:
-            yield found.result
-        except BaseException:
-            stopped.set()
-            raise
+
+    def run() -> T:
+        use_threads(threads)
+        return work(stop_if(stopped.is_set))
+
+    found = staying("aside", AT_ONCE).submit(run)
+    try:
+        yield found.result
+    except BaseException:
+        stopped.set()
+        raise
+    finally:
+        wait([found])

@@ -2,7 +2,8 @@
 
 The library that takes them copies a matrix into another order first, at every product, which for
 two to four rows takes longer than the product itself.  With the matrix on the left it is read as it
-lies.  Sums are in another order, and so have other last bits.
+lies.  A single row is not split among threads, and short ones are read slowly: given twice it is
+taken as two are.  Sums are in another order, and so have other last bits.
 """
 
 from __future__ import annotations
@@ -19,6 +20,16 @@ ROWS = 2
 """Rows up to which every matrix is taken so."""
 ROWS_OF_WIDE = 4
 """The same for matrices with at least as many outputs as inputs."""
+SHORT_ROW = 1024
+"""Inputs up to which a single row is given twice."""
+SHORT_ROW_SPLIT = 2047
+"""The same where there are several threads."""
+
+
+ROWS_ALONE = 8
+"""Rows up to which blocks of small matrices are run by one thread."""
+SMALL_MATRIX = 2**21
+"""Numbers of a matrix that is small in this sense."""
 
 
 class _Thread(threading.local):
@@ -47,16 +58,22 @@ class FewRowsLinear(nn.Linear):
             return F.linear(input, self.weight, self.bias)
         # (n, in)
         rows = input.reshape(-1, self.in_features)
+        count = len(rows)
+        both = rows.expand(2, -1) if count == 1 else rows
+        result = (self.weight @ both.contiguous().T)[:, :count]  # (out, n)
         # rows that lie in columns would take the next product five times as long
-        result = (self.weight @ rows.contiguous().T).T.contiguous()
+        result = result.T.contiguous()
         result = result.view(*input.shape[:-1], self.out_features)
         return result if self.bias is None else result + self.bias
 
     def _takes(self, x: torch.Tensor) -> bool:
+        if not x.dtype == self.weight.dtype == torch.float32:
+            return False
+        if x.numel() == self.in_features:
+            several = torch.get_num_threads() > 1
+            return self.in_features <= (SHORT_ROW_SPLIT if several else SHORT_ROW)
         most = ROWS_OF_WIDE if self.out_features >= self.in_features else ROWS
-        single = x.dtype == self.weight.dtype == torch.float32
-        # a single row is read as the matrix lies in any case
-        return single and self.in_features < x.numel() <= most * self.in_features
+        return self.in_features < x.numel() <= most * self.in_features
 
 
 def prepared(model: nn.Module) -> None:
@@ -68,3 +85,13 @@ def prepared(model: nn.Module) -> None:
         single = type(module) is nn.Linear and module.weight.dtype == torch.float32
         if single and module.weight.device.type == "cpu":
             module.__class__ = FewRowsLinear
+
+
+def run_alone(block: nn.Module) -> bool:
+    """Whether a few rows pass a block like this more quickly by one thread than by several.
+
+    On a CPU, where its matrices are so small that threads which wait passively for one another, as
+    a worker's do, take longer to wake than a product takes.
+    """
+    matrices = [one for one in block.parameters() if one.dim() > 1]
+    return all(one.device.type == "cpu" and one.numel() <= SMALL_MATRIX for one in matrices)

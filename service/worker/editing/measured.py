@@ -58,18 +58,24 @@ class Measurer:
     ) -> AbstractContextManager[Callable[[], Measured]]:
         """Measure a batch's parent, beside the block if so many ``free`` threads are left.
 
-        What guards measure may take longer than an edit, and is quicker with all threads.
+        Then the block must not use ``view``.  What guards measure may take longer than an edit, and
+        is quicker with all threads.
         """
         free = 0 if batch.guards is not None else free
-        parent = _own(view, free)
-        return self._beside(lambda one: self.measure(parent, batch, one), free, monitor)
+        return self._beside(lambda one: self.measure(view, batch, one), free, monitor)
 
     def earlier(
         self, some: Sample, before: ModelView, after: ModelView, free: int, monitor: Monitor
     ) -> AbstractContextManager[Callable[[], Found]]:
-        """Ask a new version a sample of facts, beside the block if ``free`` threads are left."""
-        parent, edited = _own(before, free), _own(after, free)
-        return self._beside(lambda one: ask(some, parent, edited, one), free, monitor)
+        """Ask a new version a sample of facts, beside the block if ``free`` threads are left.
+
+        Then the block must not use ``before``.
+        """
+        if not some.facts:
+            return nullcontext(lambda: Found([], [], []))
+        # the hooks of another thread are not those of this one
+        edited = after.fork() if free else after
+        return self._beside(lambda one: ask(some, before, edited, one), free, monitor)
 
     def _beside(
         self, work: Callable[[Monitor], T], free: int, monitor: Monitor
@@ -87,8 +93,3 @@ class Measurer:
             return Monitor(check=check, give_way=give_way)
 
         return aside(lambda check: work(polite(check)), free)
-
-
-def _own(view: ModelView, free: int) -> ModelView:
-    """A view for another thread, whose hooks are not those of this one."""
-    return view.fork() if free else view

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ from jeep_core.models.loading import tensor_data
 from service.contracts.schemas import TensorRef
 from service.store import Store
 from service.store.tensors import ALIGNMENT
+from service.worker.staying import staying
 
 _NAMES = {
     torch.float64: "F64",
@@ -63,16 +64,19 @@ def putting(
     begun when it fails is left out.
     """
     lane = threading.current_thread().name
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix=f"{lane}-tensors") as pool:
-        begun = [
-            [pool.submit(put, store, name, named[name]) for name in sorted(named)]
-            for named in groups
-        ]
-        try:
-            yield lambda: [[one.result() for one in group] for group in begun]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    pool = staying(f"{lane}-tensors", WRITERS)
+    begun = [
+        [pool.submit(put, store, name, named[name]) for name in sorted(named)] for named in groups
+    ]
+    every = [one for group in begun for one in group]
+    try:
+        yield lambda: [[one.result() for one in group] for group in begun]
+    except BaseException:
+        for one in every:
+            one.cancel()
+        raise
+    finally:
+        wait(every)
 
 
 def get(store: Store, ref: TensorRef) -> torch.Tensor:

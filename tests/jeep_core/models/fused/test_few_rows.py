@@ -14,8 +14,15 @@ from torch import nn
 from jeep_core.decoding.batch import Batch
 from jeep_core.decoding.rows import Row
 from jeep_core.decoding.sampling import Sampling
+from jeep_core.executors.threads import with_threads
 from jeep_core.models.fused import few_rows as module
-from jeep_core.models.fused.few_rows import FewRowsLinear, few_rows, prepared
+from jeep_core.models.fused.few_rows import (
+    ROWS_ALONE,
+    FewRowsLinear,
+    few_rows,
+    prepared,
+    run_alone,
+)
 from jeep_core.models.loading import load
 from jeep_core.models.views import ModelView
 
@@ -39,13 +46,19 @@ def test_it_gives_the_numbers_of_a_projection(rows: int, size: tuple[int, int], 
 
 
 def test_only_few_rows_of_float32_are_taken_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a matrix with fewer outputs than inputs two, of another one four."""
+    """Of a matrix with fewer outputs than inputs two, of another one four; a single short row."""
     wide: Any = nn.Linear(3, 5)
     narrow: Any = nn.Linear(5, 3)
     for linear in (wide, narrow):
         prepared(linear)
-    assert [wide._takes(torch.ones(n, 3)) for n in (1, 2, 4, 5)] == [False, True, True, False]
-    assert [narrow._takes(torch.ones(n, 5)) for n in (0, 1, 2, 3)] == [False, False, True, False]
+    assert [wide._takes(torch.ones(n, 3)) for n in (1, 2, 4, 5)] == [True, True, True, False]
+    assert [narrow._takes(torch.ones(n, 5)) for n in (0, 1, 2, 3)] == [False, True, True, False]
+    monkeypatch.setattr(module, "SHORT_ROW", 4)
+    monkeypatch.setattr(module, "SHORT_ROW_SPLIT", 5)
+    for threads, taken in ((1, False), (2, True)):
+        with with_threads(threads):
+            assert narrow._takes(torch.ones(1, 5)) is taken
+            assert wide._takes(torch.ones(1, 3))
     assert not wide._takes(torch.ones(2, 3, dtype=torch.bfloat16))
     half = nn.Linear(3, 5).to(torch.bfloat16)
     prepared(half)
@@ -87,3 +100,37 @@ def test_a_model_that_is_loaded_takes_them_so(tmp_path: Path) -> None:
         model = load(str(tmp_path / "model"), "cpu", dtype).model
         found = {type(one) for one in model.modules() if isinstance(one, nn.Linear)}
         assert found == {kind}
+
+
+def test_few_rows_pass_blocks_of_small_matrices_by_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the head by all of them, as more rows do, and large matrices."""
+    base = tiny.random_model("llama")
+    view = ModelView(base)
+    assert run_alone(base.family.layers_of(view.model)[0])
+    seen: list[tuple[str, int]] = []
+
+    def watch(name: str, one: nn.Module) -> None:
+        def look(module_: Any, args: Any, output: Any) -> None:
+            seen.append((name, torch.get_num_threads()))
+
+        one.register_forward_hook(look)
+
+    watch("block", base.family.mlp_out_of(view.model, 0))
+    watch("head", view.model.lm_head)
+
+    def threads(rows: int) -> set[tuple[str, int]]:
+        batch = Batch(view)
+        batch.add([Row(base, "The river is wide", Sampling(2)) for _ in range(rows)])
+        batch.step()  # reads the prompts
+        seen.clear()
+        batch.step()
+        assert torch.get_num_threads() == 3
+        return set(seen)
+
+    with with_threads(3):
+        assert threads(ROWS_ALONE) == {("block", 1), ("head", 3)}
+        assert threads(ROWS_ALONE + 1) == {("block", 3), ("head", 3)}
+        monkeypatch.setattr(module, "SMALL_MATRIX", 10)
+        assert threads(1) == {("block", 3), ("head", 3)}

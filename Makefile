@@ -128,7 +128,7 @@ $(AXE)/package/axe.min.js:
 	cd $(AXE) && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz
 
 console-test: $(READY) $(AXE)/package/axe.min.js
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,console-test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[worker,embedded,dev,console-test,lm-eval]'
 	$(BIN)/python -m pytest -q --timeout 600 tests/console
 
 # needs kubectl or kustomize; the files are in the repository

@@ -199,20 +199,18 @@ def edit_checked(
     memory_bytes: int | None = None,
     executor: Executor = HERE,
     monitor: Monitor = NOTHING,
-    fork: bool = True,
 ) -> EditResult:
     """`edit` for values that were checked before: nothing is parsed or validated again.
 
     ``facts`` went through `parse_facts`, `check_facts` and `deduplicate`, ``hparams`` through
     `validate_hparams`.  ``moments`` are needed if ``hparams.moment_layers`` names any.  Other
-    arguments are as in `edit`, such as ``previous_keys`` (p, d_ff).  ``version`` stays as it is,
-    unless ``fork`` is off: then it is the caller's own, is worked in and becomes the edited one.
+    arguments are as in `edit`, such as ``previous_keys`` (p, d_ff); ``version`` stays as it is.
 
     Raises:
         NumericalError
         Whatever ``monitor.check`` raises.
     """
-    view = version.fork() if fork else version
+    view = version.fork()
     clock = Clock()
     if hparams.moment_layers:
         assert moments is not None

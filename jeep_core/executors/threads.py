@@ -31,7 +31,8 @@ def use_threads(count: int) -> None:
 def with_threads(count: int) -> Iterator[None]:
     """Use so many for the block, in the calling thread.
 
-    What is made under `all_threads` has as many as before the outermost such block.
+    What is made under `all_threads` has as many as before the outermost such block.  A thread that
+    takes its first product meanwhile keeps this number, unless it has set one of its own.
     """
     before = torch.get_num_threads()
     outer: int | None = getattr(_thread, "all", None)

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from jeep_core.executors.threads import use_threads
 from jeep_core.monitor import stop_if
-from service.worker.staying import staying
+from service.worker.staying import hand_in
 
 T = TypeVar("T")
 AT_ONCE = 2
-"""Pieces of work of a lane; one is beside another's block at most."""
+"""A lane wants one at a time; were one within another's block, it would not wait for that."""
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def aside(work: Callable[[Callable[[], None]], T], threads: int) -> Iterator[Cal
         use_threads(threads)
         return work(stop_if(stopped.is_set))
 
-    found = staying("aside", AT_ONCE).submit(run)
+    found = hand_in("aside", AT_ONCE, run)
     try:
         yield found.result
     except BaseException:

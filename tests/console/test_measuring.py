@@ -44,6 +44,23 @@ def drawn(page: Page) -> None:
     assert canvas.evaluate(DRAWN), "something is painted"
 
 
+def test_the_keyboard_stays_at_a_button_whose_request_was_refused(page: Page) -> None:
+    page.goto("/console/evaluations")
+    refused = json.dumps({"status": 409, "detail": "The store is being restored."})
+    kind = "application/problem+json"
+    page.route(
+        "**/console/evaluations",
+        lambda route: route.fulfill(status=409, content_type=kind, body=refused),
+    )
+    start = page.get_by_role("button", name="Start")
+    start.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_be_visible()
+    expect(start).to_be_enabled()
+    expect(start).to_be_focused()
+    page.unroute("**/console/evaluations")
+
+
 def test_versions_are_compared_case_by_case(page: Page) -> None:
     page.goto("/console/evaluations")
     expect(page.locator("section .empty")).to_contain_text("Nothing was measured yet")

@@ -8,6 +8,7 @@ taken as two are.  Sums are in another order, and so have other last bits.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,8 +91,13 @@ def prepared(model: nn.Module) -> None:
 def run_alone(block: nn.Module) -> bool:
     """Whether a few rows pass a block like this more quickly by one thread than by several.
 
-    On a CPU, where its matrices are so small that threads which wait passively for one another, as
-    a worker's do, take longer to wake than a product takes.
+    On a CPU, in float32, where threads wait passively for one another (``OMP_WAIT_POLICY``, as a
+    worker's do) and matrices are so small that to wake one takes longer than a product.
     """
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        return False
     matrices = [one for one in block.parameters() if one.dim() > 1]
-    return all(one.device.type == "cpu" and one.numel() <= SMALL_MATRIX for one in matrices)
+    return all(
+        one.device.type == "cpu" and one.dtype == torch.float32 and one.numel() <= SMALL_MATRIX
+        for one in matrices
+    )

@@ -58,8 +58,8 @@ class Measurer:
     ) -> AbstractContextManager[Callable[[], Measured]]:
         """Measure a batch's parent, beside the block if so many ``free`` threads are left.
 
-        Then the block must not use ``view``.  What guards measure may take longer than an edit, and
-        is quicker with all threads.
+        Then the block must not run ``view``; a fork of it has none of its hooks.  What guards
+        measure may take longer than an edit, and is quicker with all threads.
         """
         free = 0 if batch.guards is not None else free
         return self._beside(lambda one: self.measure(view, batch, one), free, monitor)
@@ -69,7 +69,7 @@ class Measurer:
     ) -> AbstractContextManager[Callable[[], Found]]:
         """Ask a new version a sample of facts, beside the block if ``free`` threads are left.
 
-        Then the block must not use ``before``.
+        Then the block must not run ``before``.
         """
         if not some.facts:
             return nullcontext(lambda: Found([], [], []))

@@ -305,15 +305,12 @@ class EditRunner:
         # facts that are optimised one by one take as many threads as one fact does
         together = 1 if asks_for(hparams) else len(facts)
         with edit_threads(self.base, together) as free:
-            # made first: a fork of a view that is asked meanwhile would have the hooks of that
-            working = view.fork()
             with self._measurer.before(view, batch, free, monitor) as before:
                 result = edit_checked(
-                    working,
+                    view,
                     facts,
                     payload.editor,
                     hparams,
-                    fork=False,
                     prefixes=kept_prefixes(self._store, self.base, hparams.prefix_count),
                     moments=moments,
                     previous_keys=self._views.live_keys(line, facts),

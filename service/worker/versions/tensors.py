@@ -6,8 +6,10 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 
 import torch
 
@@ -15,7 +17,7 @@ from jeep_core.models.loading import tensor_data
 from service.contracts.schemas import TensorRef
 from service.store import Store
 from service.store.tensors import ALIGNMENT
-from service.worker.staying import staying
+from service.worker.staying import hand_in
 
 _NAMES = {
     torch.float64: "F64",
@@ -64,19 +66,20 @@ def putting(
     begun when it fails is left out.
     """
     lane = threading.current_thread().name
-    pool = staying(f"{lane}-tensors", WRITERS)
-    begun = [
-        [pool.submit(put, store, name, named[name]) for name in sorted(named)] for named in groups
-    ]
-    every = [one for group in begun for one in group]
+    begun: list[list[Future[TensorRef]]] = []
     try:
+        for named in groups:
+            begun.append([])
+            for name in sorted(named):
+                work = partial(put, store, name, named[name])
+                begun[-1].append(hand_in(f"{lane}-tensors", WRITERS, work))
         yield lambda: [[one.result() for one in group] for group in begun]
     except BaseException:
-        for one in every:
+        for one in chain(*begun):
             one.cancel()
         raise
     finally:
-        wait(every)
+        wait(chain(*begun))
 
 
 def get(store: Store, ref: TensorRef) -> torch.Tensor:

@@ -166,19 +166,6 @@ def test_checked_values_give_the_bytes_of_the_front_door(gptj: LoadedModel) -> N
     assert bytes_of(found.view) == bytes_of(expected.view)
 
 
-def test_a_view_of_the_caller_s_own_is_worked_in_where_no_fork_is_wanted(gptj: LoadedModel) -> None:
-    expected = edited(gptj, "memit")
-    hparams, moments = MemitHParams.model_validate(HPARAMS["memit"]), Moments(gptj, tiny.TEXTS)
-    start = ModelView(gptj)
-    given: dict[str, Any] = {"prefixes": ["", "The"], "moments": moments}
-    found = edit_checked(start, FACTS, "memit", hparams, **given)
-    assert found.view is not start
-    assert start.replaced == {}
-    found = edit_checked(start, FACTS, "memit", hparams, **given, fork=False)
-    assert found.view is start
-    assert bytes_of(start) == bytes_of(expected.view)
-
-
 def test_a_trial_measures_the_weights_that_an_edit_would_write(gptj: LoadedModel) -> None:
     hparams = RomeHParams.model_validate(HPARAMS["rome"])
     trials = Trials(gptj, MANY, Moments(gptj, tiny.TEXTS), [""])

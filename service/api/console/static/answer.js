@@ -3,6 +3,7 @@
 import { changeHeaders, element, sentence, signInAgain } from "./console.js";
 import { bar, percent, setShare } from "./drawing.js";
 import { eventsOf } from "./events.js";
+import { switchedOff } from "./fields.js";
 
 const SHADES = [0.9, 0.5, 0.2, 0.05];
 const END_OF_CLAIM = /[.,;:!?\n]/;
@@ -160,7 +161,7 @@ export class Answer {
     const form = element("form", { className: "why" }, label, field, button);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      button.disabled = true;
+      const switchOn = switchedOff(button);
       button.textContent = "Explains …";
       const asked = this.asked.messages
         ? { messages: JSON.stringify(this.asked.messages) }
@@ -169,7 +170,7 @@ export class Answer {
       const target = this.#place;
       await window.htmx.ajax("POST", "/console/ask/why", { target, swap: "innerHTML", values });
       target.scrollIntoView({ block: "nearest" });
-      button.disabled = false;
+      switchOn();
       button.textContent = "Explain";
     });
     return element("details", {}, element("summary", {}, "Why?"), form);

@@ -2,7 +2,7 @@
 
 import { element, say, showProblem } from "./console.js";
 import { FactTable } from "./fact-table.js";
-import { clearFields, markFields, newKey, Refusal, send, showRefusal } from "./fields.js";
+import { clearFields, markFields, newKey, Refusal, send, showRefusal, switchedOff } from "./fields.js";
 
 const DRAFT = "jeep-edit";
 const QUICK_MS = 350;
@@ -290,7 +290,7 @@ async function submit() {
   }
   if (sent.body !== content) sent = { body: content, key: newKey() };
   keep();
-  at("go").disabled = true;
+  const switchOn = switchedOff(at("go"));
   at("sending").textContent = "Sends …";
   try {
     const found = await send("/console/edit", content, { headers: { "Idempotency-Key": sent.key } });
@@ -302,14 +302,14 @@ async function submit() {
       return;
     }
     at("sending").textContent = found.said;
-    at("go").disabled = false;
+    switchOn();
   } catch (error) {
     at("sending").textContent = "";
     const problem = error.problem ?? { detail: String(error) };
     if (error.status === 0) problem.detail += " Nothing is edited twice: the same edit is sent with the same key.";
     problem.errors = table.mark(problem.errors ?? []);
     showRefusal(form, error);
-    at("go").disabled = false;
+    switchOn();
   }
 }
 

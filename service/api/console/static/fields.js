@@ -83,6 +83,16 @@ export function showRefusal(form, error) {
   else document.getElementById("notice").scrollIntoView({ block: "nearest" });
 }
 
+/** Switch a button off while something is sent; what is returned switches it on, with the focus that it had. */
+export function switchedOff(button) {
+  const focused = document.activeElement === button; // a button that is off loses it to the page
+  button.disabled = true;
+  return () => {
+    button.disabled = false;
+    if (focused && document.activeElement === document.body) button.focus({ preventScroll: true });
+  };
+}
+
 /** A key that no other request has; the same request sent again with it is done once. */
 export function newKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");

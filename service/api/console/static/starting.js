@@ -1,6 +1,6 @@
 // Forms with data-sends: sent once by a script, so that problems stand beside their fields.
 
-import { clearFields, newKey, send, showRefusal } from "./fields.js";
+import { clearFields, newKey, send, showRefusal, switchedOff } from "./fields.js";
 import { showProblem } from "./console.js";
 
 function contentOf(form) {
@@ -27,7 +27,7 @@ for (const form of document.querySelectorAll("form[data-sends]")) {
     }
     const content = `${path} ${body}`;
     if (sent.content !== content || body instanceof Blob) sent = { content, key: newKey() };
-    button.disabled = true;
+    const switchOn = switchedOff(button);
     says.textContent = "Sends …";
     try {
       const found = await send(path, body, { headers: { "Idempotency-Key": sent.key } });
@@ -37,7 +37,7 @@ for (const form of document.querySelectorAll("form[data-sends]")) {
       says.textContent = "";
       showRefusal(form, error);
     } finally {
-      button.disabled = false;
+      switchOn();
     }
   });
 

@@ -106,9 +106,9 @@ def test_few_rows_pass_blocks_of_small_matrices_by_one_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And the head by all of them, as more rows do, and large matrices."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     base = tiny.random_model("llama")
     view = ModelView(base)
-    assert run_alone(base.family.layers_of(view.model)[0])
     seen: list[tuple[str, int]] = []
 
     def watch(name: str, one: nn.Module) -> None:
@@ -134,3 +134,23 @@ def test_few_rows_pass_blocks_of_small_matrices_by_one_thread(
         assert threads(ROWS_ALONE + 1) == {("block", 3), ("head", 3)}
         monkeypatch.setattr(module, "SMALL_MATRIX", 10)
         assert threads(1) == {("block", 3), ("head", 3)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "dtype", "alone"),
+    [
+        ("PASSIVE", torch.float32, True),
+        ("passive", torch.bfloat16, False),
+        ("ACTIVE", torch.float32, False),
+        (None, torch.float32, False),
+    ],
+)
+def test_threads_that_do_not_wait_passively_are_all_used(
+    monkeypatch: pytest.MonkeyPatch, policy: str | None, dtype: torch.dtype, alone: bool
+) -> None:
+    if policy is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert run_alone(nn.Linear(3, 5, dtype=dtype)) is alone
+    assert not run_alone(nn.Linear(3, 5, dtype=dtype, device="meta"))

@@ -235,18 +235,25 @@ def test_a_parent_is_measured_beside_the_edit_where_a_thread_is_left(
     store.head.move(first.id, expected="v0", job_id=None, fence=1, who="test", why="edit")
     ran_in.clear()
     own = threading.current_thread().name.partition("_")[0]
-    made = {}
+    copies = []
+    share = views_module.share
+    monkeypatch.setattr(views_module, "share", lambda one: copies.append(one) or share(one))
+    made, copied = {}, {}
     try:
         for number, count in enumerate((1, 2), start=1):
             use_threads(count)
             manifest, view = edit_on(runner, an_edit(number=number), first.id)
-            made[count] = manifest
+            made[count], copied[count] = manifest, len(copies)
+            copies.clear()
             hooks = [m for m in view.model.modules() if m._forward_pre_hooks or m._forward_hooks]
             assert hooks == []
     finally:
         use_threads(before)
     assert ran_in[:3] == [("said", own), ("ask", own), ("said", own)]
     assert sorted(ran_in[3:]) == [("ask", "aside"), ("said", own), ("said", "aside")]
+    # the parent's, the edited one, and one more for the thread that asks this beside the lane;
+    # the first edit has to load the parent
+    assert copied == {1: 1 + 2, 2: 3}
     assert made[1].weights_sha256 == made[2].weights_sha256
     one, two = (made[count].result for count in (1, 2))
     assert one is not None

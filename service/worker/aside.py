@@ -13,8 +13,6 @@ from jeep_core.monitor import stop_if
 from service.worker.staying import hand_in
 
 T = TypeVar("T")
-AT_ONCE = 2
-"""A lane wants one at a time; were one within another's block, it would not wait for that."""
 
 
 @contextmanager
@@ -31,7 +29,7 @@ def aside(work: Callable[[Callable[[], None]], T], threads: int) -> Iterator[Cal
         use_threads(threads)
         return work(stop_if(stopped.is_set))
 
-    found = hand_in("aside", AT_ONCE, run)
+    found = hand_in("aside", 1, run)
     try:
         yield found.result
     except BaseException:

@@ -1,7 +1,7 @@
 """Threads that stay for the next job of a lane.
 
-To start a thread beside one that computes takes about a millisecond, and an edit of a small model
-would start ten of them.
+To start a thread takes longest while another one computes, and an edit of a small model would
+start ten of them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The library that takes them copies a matrix into another order first, at every product, which for
 two to four rows takes longer than the product itself.  With the matrix on the left it is read as it
-lies.  A single row is not split among threads, and short ones are read slowly: given twice it is
-taken as two are.  Sums are in another order, and so have other last bits.
+lies.  A single row gains nothing by more threads, and a short one is read slowly: given twice it
+is taken as two are.  Sums are in another order, and so have other last bits.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ SHORT_ROW = 1024
 """Inputs up to which a single row is given twice."""
 SHORT_ROW_SPLIT = 2047
 """The same where there are several threads."""
-
-
 ROWS_ALONE = 8
 """Rows up to which blocks of small matrices are run by one thread."""
 SMALL_MATRIX = 2**21
@@ -92,7 +90,7 @@ def run_alone(block: nn.Module) -> bool:
     """Whether a few rows pass a block like this more quickly by one thread than by several.
 
     On a CPU, in float32, where threads wait passively for one another (``OMP_WAIT_POLICY``, as a
-    worker's do) and matrices are so small that to wake one takes longer than a product.
+    worker's do) and matrices are so small that several take longer for a product than one.
     """
     if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
         return False

@@ -12,7 +12,6 @@ from support.library import tiny
 from jeep_core.executors.threads import use_threads
 from jeep_core.models import views
 from service.store import Store
-from service.worker import aside as aside_module
 from service.worker.aside import aside
 from service.worker.staying import hand_in
 from service.worker.versions import tensors
@@ -59,10 +58,7 @@ def test_where_no_thread_can_be_started_nothing_is_left_for_a_later_one(
     assert done == ["second"]
 
 
-def test_work_beside_an_edit_keeps_its_thread_and_has_the_number_that_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(aside_module, "AT_ONCE", 1)
+def test_work_beside_an_edit_keeps_its_thread_and_has_the_number_that_is_asked_for() -> None:
     before = torch.get_num_threads()
     seen: list[tuple[threading.Thread, int]] = []
 
@@ -95,7 +91,7 @@ def test_storing_keeps_its_threads(store: Store, monkeypatch: pytest.MonkeyPatch
     assert seen[0] is seen[1]
 
 
-def test_a_fork_is_made_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_is_made_of_the_base() -> None:
     """So one of a view that another thread runs has none of the hooks that are in it meanwhile."""
     view = views.ModelView(tiny.random_model("llama"))
     block = view.base.family.layers_of(view.model)[0]

@@ -5,10 +5,11 @@ memory is that of its editor, and a JSON file of its own in ``--folder``: cells 
 not measured again, and a run that was ended goes on.  So are those that an editor refuses; what
 failed otherwise is tried again in the next run.  Small sizes come first, as far as
 ``--minutes`` allow.  A seed draws the facts, the same ones for all editors, from every second
-record of a suite.  Up to 100 facts are edited at once, more of them in batches of 100, each on
-the version before.  Hyper-parameters are those of the preset, else what ``"auto"`` chooses; facts
-are asked plainly.  ``--page`` writes the table between two marks of a page, in which the rows of
-models, suites, sizes and editors that the folder has nothing about stay as they are.
+record of a suite, with ``--half all`` from all.  Up to 100 facts are edited at once, more of them
+in batches of 100, each on the version before.  Hyper-parameters are those of the preset, else what
+``"auto"`` chooses; facts are asked plainly.  ``--page`` writes the table between two marks of a
+page, in which the rows of models, suites, sizes and editors that the folder has nothing about stay
+as they are.
 
     python -m bench.editors.comparison smollm2-135m=FOLDER --suites counterfact=FILE \\
         --sizes 1 10 100 1000 --minutes 240 --folder cells --page docs/comparison.md
@@ -47,6 +48,7 @@ from jeep_core.storage.writing import write_atomically
 from jeep_core.suites import Case, load_suite
 
 UNEDITED = "unedited"
+HALVES = {"0": 0, "1": 1, "all": None}
 BATCH = 100
 SIZES = (1, 10, 100, 1000)
 FAILED = 3
@@ -74,7 +76,7 @@ class Cell:
     size: int
     seed: int
     editor: str
-    half: int
+    half: int | None
 
     def path(self, folder: Path) -> Path:
         """Its file."""
@@ -108,12 +110,13 @@ class InBatches:
 
 def cells(args: argparse.Namespace) -> Iterator[Cell]:
     """All cells, in the order in which they are measured; the unedited model before its editors."""
+    half = HALVES[args.half]
     for size in sorted(args.sizes):
         for seed in range(args.seeds):
             for model, source in map(_named, args.models):
                 for suite, file in map(_named, args.suites):
                     for editor in (UNEDITED, *args.editors):
-                        yield Cell(model, source, suite, file, size, seed, editor, args.half)
+                        yield Cell(model, source, suite, file, size, seed, editor, half)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -123,17 +126,19 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def drawn(cell: Cell) -> list[Case]:
-    """The facts of a cell: of every second record, by its seed, no question twice.
+    """The facts of a cell: of its half of the records or of all, by its seed, no question twice.
 
     Raises:
         Refusal: the suite has too few.
         JeepError: it cannot be read.
     """
-    found = load_suite(cell.file).cases[cell.half :: 2]
+    cases = load_suite(cell.file).cases
+    found = cases if cell.half is None else cases[cell.half :: 2]
     unlike = list({one.key: one for one in found if isinstance(one, Case)}.values())
     wanted = cell.size * DRAWS.get(cell.size, 1)
     if cell.size > len(unlike):
-        raise Refusal(f"{cell.suite} has {len(unlike)} facts in this half, not {cell.size}")
+        where = "" if cell.half is None else " in this half (--half all takes every record)"
+        raise Refusal(f"{cell.suite} has {len(unlike)} facts{where}, not {cell.size}")
     return random.Random(cell.seed).sample(unlike, min(wanted, len(unlike)))
 
 
@@ -359,7 +364,9 @@ def main() -> None:
     parser.add_argument("--editors", nargs="+", choices=list(EDITORS), default=list(EDITORS))
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--seeds", type=int, default=1, help="How many draws of each size.")
-    parser.add_argument("--half", type=int, choices=(0, 1), default=1)
+    parser.add_argument(
+        "--half", choices=HALVES, default="1", help="Which records: every second one from here on."
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--folder", type=Path, required=True, help="Where cells are kept.")
     parser.add_argument("--page", type=Path, help="A page with the two marks.")

@@ -44,12 +44,15 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--facts", type=int, default=16)
     parser.add_argument("--prefixes", type=int, help="instead of those that are chosen")
+    parser.add_argument("--float32", action="store_true", help="Products in float32, as in exact.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     base = jeep_core.load(args.model, device="cpu")
     changes: dict[str, Any] = {"contexts": "plain", "optimise": "low"}
     if args.prefixes is not None:
         changes |= {"n_prefixes": args.prefixes, "early_prefixes": None}
+    if args.float32:
+        changes["compute_dtype"] = "model"
     with tempfile.TemporaryDirectory() as folder:
         chosen, _ = choose(base, "jeep", folder=Path(folder), changes=changes)
     hparams: Any = chosen.hparams
@@ -60,7 +63,8 @@ def main() -> None:
         for i in range(args.facts)
     ]
     rows = tokenize(base, prepare_facts(base, asked), sample_prefixes(base, hparams.n_prefixes))
-    print(f"{objective.compute_dtype}, low region to block {objective.low.last}")
+    dtype = "float32" if args.float32 else objective.compute_dtype
+    print(f"{dtype}, low region to block {objective.low.last}")
     report(base, rows, objective)
 
 

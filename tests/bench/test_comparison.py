@@ -23,7 +23,7 @@ from jeep_core.errors import (
     UnsupportedModel,
     WorkersLost,
 )
-from jeep_core.suites import Case
+from jeep_core.suites import Case, load_suite
 
 EDITORS = ["memit", "ft-wd", "mend"]
 
@@ -231,8 +231,14 @@ def test_a_seed_draws_the_same_facts_for_all_and_others_than_another(root: Path)
     first = drawn(cell(root))
     assert first == drawn(Cell(**{**vars(cell(root)), "editor": "rome"}))
     assert first != drawn(Cell(**{**vars(cell(root)), "seed": 1}))
-    with pytest.raises(JeepError, match="rivers has 6 facts in this half, not 7"):
-        drawn(Cell(**{**vars(cell(root)), "size": 7}))
+    seven = {**vars(cell(root)), "size": 7}
+    with pytest.raises(JeepError, match=r"rivers has 6 facts in this half \(--half all .*, not 7"):
+        drawn(Cell(**seven))
+    both = {one.key for half in (0, 1) for one in load_suite(cell(root).file).cases[half::2]}
+    everything = drawn(Cell(**{**seven, "half": None, "size": len(both)}))
+    assert {one.key for one in everything} == both
+    with pytest.raises(JeepError, match=f"rivers has {len(both)} facts, not 1000"):
+        drawn(Cell(**{**seven, "half": None, "size": 1000}))
 
 
 def test_many_facts_are_edited_batch_after_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +317,7 @@ def test_what_is_refused_for_some_numbers_of_facts_says_for_which(
         "suites": ["rivers=s"],
         "editors": ["memit"],
         "seeds": 1,
-        "half": 1,
+        "half": "1",
     }
     args = Namespace(**asked, sizes=[1, 2], folder=tmp_path, page=page)
     measured = json.loads((root / "kept" / "cells" / "tiny_rivers_2_0_memit.json").read_text())

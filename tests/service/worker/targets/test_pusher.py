@@ -54,6 +54,10 @@ def is_at(store: Store, target: TargetRecord) -> Callable[[str], bool]:
     return at
 
 
+def codes(store: Store) -> list[str | None]:
+    return [entry.code for _, entry in store.audit.entries()]
+
+
 def test_it_follows_edits_and_rollbacks(
     pusher: Pusher, vllm: PlayedVllm, store: Store, tiny: LoadedModel, is_at: Callable[[str], bool]
 ) -> None:
@@ -86,8 +90,8 @@ def test_a_server_that_is_away_is_tried_again_and_told_of_once(
     vllm.start()
     until(lambda: is_at("v2"), "it has caught up")
     assert target_status(store, target).error is None
-    codes = [entry.code for _, entry in store.audit.entries()]
-    assert codes == [None, "away", None]
+    # the log is written after what the target is at
+    until(lambda: codes(store) == [None, "away", None], "both pushes and one error are told of")
 
 
 def test_a_server_that_lost_its_adapters_is_seen_without_any_move_of_head(

@@ -45,7 +45,7 @@ def main() -> None:
         start = time.monotonic()
         torch.set_num_threads(threads)  # a part may have changed it
         module, repeats = PARTS[name]
-        found = import_module(module).run(repeats)
+        found: list[Row] = list(import_module(module).run(repeats))  # some yield as they measure
         print(f"{name}: {time.monotonic() - start:.0f} s\n{table(found)}\n", flush=True)
         rows += found
     torch.set_num_threads(threads)

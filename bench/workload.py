@@ -39,15 +39,15 @@ def askable(base: LoadedModel, count: int) -> list[Fact]:
 
 
 def workload(
-    model: str, count: int, n_prefixes: int = 6
+    model: str, count: int, n_prefixes: int = 6, preset: str | None = None
 ) -> tuple[LoadedModel, list[FactTokens], Objective]:
-    """A model, bundled or in a folder, tokenized facts, and the objective of its JEEP preset.
+    """A model, bundled or in a folder, tokenized facts, and the objective of a JEEP preset.
 
-    Of a preset that optimises the two vectors separately it is that of the low ones.
+    Without ``preset`` it is the model's usual one.  Of a preset that optimises the two vectors separately it is that of the low ones.
     """
     base = jeep_core.load(model)
     rows = tokenize(base, suite_facts(count), sample_prefixes(base, n_prefixes))
-    hparams: Any = resolve_hparams(model, "jeep", None, {}, base.n_layers, shape=base.shape)
+    hparams: Any = resolve_hparams(model, "jeep", preset, {}, base.n_layers, shape=base.shape)
     objective = Jeep().anchor_objective(hparams)
     assert objective is not None
     return base, rows, objective

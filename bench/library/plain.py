@@ -23,7 +23,13 @@ from jeep_core.values.optimiser import FactTokens, Objective
 def optimise_plain(
     view: ModelView, facts: Sequence[FactTokens], objective: Objective, batch_facts: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """δ' (m, d) and passes (m,) of all facts, in batches that wait for their slowest fact."""
+    """δ' (m, d) and passes (m,) of all facts, in batches that wait for their slowest fact.
+
+    Raises:
+        ValueError: the objective is not optimised by Adam, which is what was published.
+    """
+    if objective.optimizer != "adam":
+        raise ValueError(f"the published procedure takes Adam's steps, not {objective.optimizer}")
     deltas, passes = [], []
     for start in range(0, len(facts), batch_facts):
         low, count = _batch(view, facts[start : start + batch_facts], objective)

@@ -43,7 +43,8 @@ def workload(
 ) -> tuple[LoadedModel, list[FactTokens], Objective]:
     """A model, bundled or in a folder, tokenized facts, and the objective of a JEEP preset.
 
-    Without ``preset`` it is the model's usual one.  Of a preset that optimises the two vectors separately it is that of the low ones.
+    Without ``preset`` it is the model's usual one.  Of a preset that optimises the two vectors
+    separately it is that of the low ones.
     """
     base = jeep_core.load(model)
     rows = tokenize(base, suite_facts(count), sample_prefixes(base, n_prefixes))

@@ -29,8 +29,6 @@ BATCH_TOKENS = 8192
 LOGITS = 1 << 26
 """Logits that are held at once: 256 MiB in float32."""
 
-"""Called with how many rows are done and how many there are; may raise to end the work."""
-
 
 @dataclass(frozen=True)
 class Asked:

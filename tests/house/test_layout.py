@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -145,4 +146,23 @@ def test_no_docstring_begins_with_what(package: str) -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, kinds) and (said := ast.get_docstring(node) or "").startswith("What ")
     ]
+    assert not found
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_every_text_that_stands_alone_documents_what_is_before_it(house: str) -> None:
+    """A docstring begins its module, class or function, or follows the name that it is about."""
+
+    def is_text(node: ast.stmt) -> bool:
+        return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+    found = [
+        f"{name_of(path)}:{text.lineno}"
+        for path in sorted((ROOT / house).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(body := getattr(node, "body", None), list)
+        for before, text in pairwise(body)
+        if is_text(text) and text.value.value is not ...
+        and not isinstance(before, ast.Assign | ast.AnnAssign)
+    ]  # fmt: skip
     assert not found

@@ -37,9 +37,9 @@ LOOK_S = 0.25
 EVERY_S = 10.0
 """How often a server that has what it should have is asked whether it still does."""
 LONGEST_S, LONGEST_LASTING_S = 60.0, 600.0
+"""Between two tries at most; after an error that somebody has to see to."""
 LASTING = {"missing_program"}
 """Codes of errors of the library that last until somebody has done something."""
-"""Between two tries at most; after an error that somebody has to see to."""
 PATIENCE_S = 600.0
 """How long it is tried to clear up after a target that was removed."""
 JOIN_S = 3.0

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 import jeep_core
-from bench.editors.real import by_default, take_prefixes
+from bench.editors.real import by_default, prepare
 from jeep_core.editing import edit_checked, prepare_facts
 from jeep_core.evaluation.drift import Passage, drift
 from jeep_core.evaluation.free_answers import free_prompts, write_freely
@@ -267,7 +267,7 @@ def main() -> None:
             hparams = hparams_for(
                 record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
             )
-            take_prefixes(trials, hparams)
+            prepare(trials, hparams)
             line = Line(base, editor, hparams, trials.moments, trials.prefixes)
             found = follow(line, batches, texts, args.mend, tasks)
             report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}

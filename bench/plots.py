@@ -18,7 +18,7 @@ from bench.library.scaling import PASSES
 mpl.use("Agg")
 BLUE = "#2b6cb0"
 KINDS = (
-    ("more", "times of yardstick / ours, rates of ours / yardstick (more is better)"),
+    ("more", "gain over the yardstick (more is better)"),
     ("less", "ours / yardstick (less is better)"),
     ("near one", "measured / counted (near one is better)"),
 )

@@ -66,7 +66,12 @@ def test_earlier_keys_of_a_small_matrix_are_columns(monkeypatch: pytest.MonkeyPa
 
 def test_options_of_the_service_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(first_edit, "run", lambda *some: given.append(some) or {})
+
+    def run(*some: object) -> dict[str, Any]:
+        given.append(some)
+        return {}
+
+    monkeypatch.setattr(first_edit, "run", run)
     command = ["first_edit", "MODEL", "--facts", "2", "--options", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", command)
     first_edit.main()

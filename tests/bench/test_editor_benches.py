@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.editors import contexts, lasting, proposal, quality, real, sequences
+import jeep_core
+from bench.editors import contexts, lasting, lasting_report, proposal, quality, real, sequences
+from jeep_core.editing import resolve_hparams
 from jeep_core.evaluation.metrics import Summary
 
 HPARAMS = SimpleNamespace(prefix_count=2, moment_layers=[1], model_dump=lambda **_: {})
@@ -58,7 +60,7 @@ def test_a_bench_takes_second_moments_before_it_measures(
     }.items():  # fmt: skip
         monkeypatch.setattr(bench, name, lambda *_, found=found, **__: found, raising=False)
     monkeypatch.setattr(bench, "load_suite", lambda _: SimpleNamespace(cases=[None]))
-    monkeypatch.setattr(bench.jeep_core, "load", lambda _: played.base)
+    monkeypatch.setattr(jeep_core, "load", lambda _: played.base)
     monkeypatch.setattr(bench, timed, measured)
     command = ["bench", "MODEL", "--suite", "s", "--editors", "jeep", "--texts", "texts.json"]
     if bench is real:
@@ -70,7 +72,7 @@ def test_a_bench_takes_second_moments_before_it_measures(
 
 def test_a_model_without_a_template_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = SimpleNamespace(name="plain", chat=None)
-    monkeypatch.setattr(contexts.jeep_core, "load", lambda _: model)
+    monkeypatch.setattr(jeep_core, "load", lambda _: model)
     monkeypatch.setattr(sys, "argv", ["contexts", "plain", "--suite", "atlas-counterfact"])
     with pytest.raises(SystemExit, match="plain has no chat template"):
         contexts.main()
@@ -110,7 +112,7 @@ def test_the_last_batch_is_measured_whole_whatever_is_left_out(
     run = {"model": "m", "label": "jeep", "batches": 3, "size": 1, "preserve": 1, "draw": 0}
     found = {**run, "editor": "jeep", "records": records}
     assert "perplexity x1.000" in lasting.line(found)
-    assert "| 50.0 |" in lasting.markdown([found])
+    assert "| 50.0 |" in lasting_report.markdown([found])
 
 
 def test_a_table_is_printed_where_every_editor_was_left_out() -> None:
@@ -121,7 +123,7 @@ def test_a_table_is_printed_where_every_editor_was_left_out() -> None:
 
 
 def test_layers_by_hand_are_not_the_proposed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    summary = Summary(*[50.0] * len(Summary.__dataclass_fields__))
+    summary = Summary(50, 50, 50, 50, 50, 50, 50, cases=64)
     ran: list[Any] = []
 
     class Trials:
@@ -139,7 +141,7 @@ def test_layers_by_hand_are_not_the_proposed_ones(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(proposal, "Moments", lambda *_: None)
     monkeypatch.setattr(proposal, "sample_prefixes", lambda *_: [])
     monkeypatch.setattr(proposal, "default_probe", lambda _: {})
-    shipped = proposal.resolve_hparams("atlas-gptj", "jeep", None, {}, 9, shape=(9, 192))
+    shipped = resolve_hparams("atlas-gptj", "jeep", None, {}, 9, shape=(9, 192))
     monkeypatch.setattr(proposal, "hparams_for", lambda *given: shipped)
     report = proposal.measure("atlas-gptj", ["hand", "auto"], 5)
     # the shipped preset is what the probe proposes

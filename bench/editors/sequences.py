@@ -6,7 +6,8 @@ Printed and written for every editor: whether the new answers are written freely
 prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the last tenth of the
 facts, one batch at least, right after each batch was written and at the end, and in all facts at
 the end; drift (KL over unrelated text,
-in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time.
+in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time
+of the edits alone, without second moments.
 ``--mend``: facts so far whose answer is not written, as many as a batch has at most, are edited
 again with the next batch.
 ``--tasks``: bundled tasks of lm-eval (extra ``lm-eval``) that base and last version answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 
 import jeep_core
-from bench.editors import contexts, lasting, lasting_report, proposal, quality, real, sequences
+from bench.editors import (
+    contexts,
+    lasting,
+    lasting_report,
+    portability,
+    proposal,
+    quality,
+    real,
+    sequences,
+)
 from jeep_core.editing import resolve_hparams
 from jeep_core.evaluation.metrics import Summary
 
@@ -68,6 +78,37 @@ def test_a_bench_takes_second_moments_before_it_measures(
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out.json")])
     bench.main()
     assert played.told == ["moments [1]", timed]
+
+
+def test_what_an_edit_needs_is_no_part_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    def takes(seconds: float, found: object) -> Any:
+        def work(*_: object) -> object:
+            clock[0] += seconds
+            return found
+
+        return work
+
+    case: Any = SimpleNamespace(portability=("q",))
+    trials = SimpleNamespace(edit=takes(4.0, (None, None)))
+    for name, found in {
+        "load_suite": SimpleNamespace(name="s", style=None, cases=[case]), "rows_of": [],
+        "fitting": ([case], {}, {}), "by_default": (trials, "auto", {}), "write_freely": {},
+        "neighbors_of": [], "ModelView": None, "hparams_for": HPARAMS, "table": [], "gains": [],
+        "Setting": None, "summarise_cases": {}, "protocols": {},
+    }.items():  # fmt: skip
+        monkeypatch.setattr(portability, name, lambda *_, found=found, **__: found)
+    monkeypatch.setattr(portability, "prepare", takes(100.0, None))
+    monkeypatch.setattr(portability, "time", SimpleNamespace(process_time=lambda: clock[0]))
+    monkeypatch.setattr(jeep_core, "load", lambda _: Played().base)
+    out = tmp_path / "out.json"
+    command = ["portability", "MODEL", "--suite", "s", "--editors", "jeep", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    portability.main()
+    assert json.loads(out.read_text())["editors"]["jeep"]["seconds_a_fact"] == 4.0
 
 
 def test_a_model_without_a_template_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,17 +17,25 @@ from bench.library.scaling import PASSES
 
 mpl.use("Agg")
 BLUE = "#2b6cb0"
+KINDS = (
+    ("more", "gain over the yardstick (more is better)"),
+    ("less", "ours / yardstick (less is better)"),
+    ("near one", "measured / counted (near one is better)"),
+)
+"""Kinds of ratios, as `bench.report.Row` has them, and what their axes say."""
 
 
 def ratios(rows: list[dict[str, Any]], path: Path) -> None:
-    """Ratios with their range over repeats: those of which more is better, and the others."""
-    groups = [[r for r in rows[::-1] if r["better"] == better] for better in ("more", "less")]
-    labels = ["yardstick / ours (more is better)", "ours / yardstick (less is better)"]
+    """Ratios with their range over repeats, a panel for each kind that there is."""
+    groups = [(label, [r for r in rows[::-1] if r["better"] == kind]) for kind, label in KINDS]
+    groups = [(label, group) for label, group in groups if group]
+    if not groups:
+        return
     figure, panels = plt.subplots(
-        2, 1, figsize=(9, 0.36 * len(rows) + 1.6), layout="constrained",
-        height_ratios=[len(group) for group in groups],
+        len(groups), 1, figsize=(9, 0.36 * len(rows) + 0.8 * len(groups)), layout="constrained",
+        squeeze=False, height_ratios=[len(group) for _, group in groups],
     )  # fmt: skip
-    for group, label, axes in zip(groups, labels, panels, strict=True):
+    for (label, group), axes in zip(groups, panels.flat, strict=True):
         _bars(axes, group)
         axes.set_xlabel(f"{label}, range over repeats")
     figure.savefig(path, dpi=130)

@@ -11,7 +11,9 @@ from typing import Literal
 class Row:
     """One comparison; ``low`` and ``high`` are the ratio's least and greatest over repeats.
 
-    ``better``: a ratio is yardstick / ours where more is better, ours / yardstick where less is.
+    ``better``: where more is, the ratio of times is yardstick / ours and that of rates, such as
+    tokens a second, ours / yardstick; where less is, ours / yardstick; near one, ours, which is
+    measured, / the yardstick, which is counted.
     """
 
     what: str

@@ -23,7 +23,7 @@ from typing import Any, get_args
 import numpy as np
 
 import jeep_core
-from bench.editors.real import by_default, take_prefixes
+from bench.editors.real import by_default, prepare
 from jeep_core.decoding.generation import generate
 from jeep_core.decoding.sampling import Sampling
 from jeep_core.evaluation.asking import Ask, as_asked
@@ -63,7 +63,7 @@ def measure(
     for contexts in get_args(Contexts):
         given = {**changes, "contexts": contexts}
         hparams = hparams_for(record, editor, base.n_layers, base.mlp_size, given, chat=True)
-        take_prefixes(trials, hparams)
+        prepare(trials, hparams)
         began = time.process_time()
         view, _ = trials.edit(editor, hparams, range(len(cases)))
         seconds = time.process_time() - began
@@ -113,6 +113,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("contexts.json"))
     args = parser.parse_args()
     base = jeep_core.load(args.model)
+    if base.chat is None:
+        raise SystemExit(f"{base.name} has no chat template: it can be asked plainly alone")
     cases = load_suite(args.suite).cases[args.half :: 2][: args.facts]
     trials, source, record = by_default(base, cases, args.folder)
     print(f"{base.name}, {len(cases)} facts, {args.editor}, hyper-parameters: {source}")

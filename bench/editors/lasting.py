@@ -1,10 +1,10 @@
 """How long edits last: batch after batch on one model: ``python -m bench.editors.lasting``.
 
 N batches of k facts are edited one after the other, each on the version before.  After every
-batch: what is left of batch 1 and what the new batch reached when written; after every
-``--every`` batches also locality of batch 1 and perplexity of held-out lines that name no edited
-subject; at the end the scores of all facts.  Runs are added to the JSON file; ``--draw`` makes
-the plot from it.
+batch: what is left of batch 1 and what the new batch reached when written; after the first one,
+every ``--every`` batches and the last one also locality of batch 1 and perplexity of held-out lines
+that name no edited subject; at the end the scores of all facts.  Runs are added to the JSON file;
+``--draw`` makes the plot from it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 
 import jeep_core
 from bench.editors.lasting_report import draw, markdown
+from bench.editors.quality import of_paper
 from jeep_core import atlas
 from jeep_core.editing import resolve_hparams, tokenize
 from jeep_core.editors import create
@@ -121,7 +122,7 @@ def follow(
     for n, batch in enumerate(course.batches, start=1):
         record = {"batch": n, **lineage.edit(editor, batch)}
         record["written"] = measured(lineage.view, batch)
-        now = n == 1 or n % every == 0
+        now = n == 1 or n % every == 0 or n == len(course.batches)
         record["first"] = measured(lineage.view, first, neighbors=now)
         if now:
             record["perplexity"] = perplexity(lineage.view, course.lines)
@@ -141,9 +142,8 @@ def run(args: argparse.Namespace, model: str, editor: str) -> None:
         changes: Mapping[str, Any] = json.loads(args.set)
         if not preserve:
             changes = {**changes, "preserve_previous_edits": False}
-        hparams = resolve_hparams(
-            model, editor, args.preset, changes, base.n_layers, shape=base.shape
-        )
+        preset = args.preset or (of_paper(base, editor) if args.paper else None)
+        hparams = resolve_hparams(model, editor, preset, changes, base.n_layers, shape=base.shape)
         for number in args.draws:
             course = Course.of(args.suite, n, size, number)
             records = follow(base, moments, course, editor, hparams, args.every)
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--preserve", type=int, nargs="+", default=[1, 0])
     parser.add_argument("--suite", default="atlas-counterfact")
     parser.add_argument("--preset")
+    parser.add_argument("--paper", action="store_true", help="-paper presets where there are any")
     parser.add_argument("--set", default="{}", help="JSON laid over the preset")
     parser.add_argument("--label", help="how the runs are called; default: preset or editor")
     parser.add_argument("--every", type=int, default=4)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jeep_core
-from bench.editors.real import Rows, by_default, take_prefixes
+from bench.editors.real import Rows, by_default, prepare
 from bench.editors.refusals import Refusal, refusals
 from jeep_core.editors import EDITORS
 from jeep_core.errors import JeepError
@@ -126,12 +126,12 @@ def main() -> None:
     rows: dict[str, Rows] = {UNEDITED: rows_of(ModelView(base), cases, suite.style, before)}
     found: dict[str, Any] = {"facts": len(cases), "probe": source, "editors": {}}
     for editor in args.editors:
-        began = time.process_time()
         try:
             with refusals():
                 asked = {"contexts": "plain"}
                 chosen = hparams_for(record, editor, base.n_layers, base.mlp_size, asked)
-                take_prefixes(trials, chosen)
+                prepare(trials, chosen)
+                began = time.process_time()
                 view, _ = trials.edit(editor, chosen, range(len(cases)))
         except Refusal as error:
             print(f"{editor}: {error}", flush=True)

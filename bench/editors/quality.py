@@ -4,6 +4,7 @@ Prints Markdown and writes JSON.  Cases are the first of the suite in a fixed ra
 For n edits the means are over disjoint draws: as many as 512 cases give, at most 16 of one
 edit, 16 of 16 edits and five of 64.  Paired differences are over the five draws of 64.  Optimised
 values are kept in ``--values`` and serve all sizes, all editors that share them, and later runs.
+Hyper-parameters are the presets'; with ``--paper`` the ``-paper`` ones' where an editor has one.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from jeep_core.editors import in_order
 from jeep_core.errors import InvalidHParams
 from jeep_core.evaluation.metrics import Summary, counterfact_scores, harmonic_mean, summarise
 from jeep_core.evaluation.trials import Trials
-from jeep_core.models.loading import texts_of
+from jeep_core.models.loading import LoadedModel, texts_of
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
-from jeep_core.spec.hparams import OptimisedEditorHParams
+from jeep_core.spec.hparams import OptimisedEditorHParams, presets_for
 from jeep_core.suites import load_counterfact
 from jeep_core.values.cache import ValueCache
 from jeep_core.values.prefixes import sample_prefixes
@@ -45,8 +46,18 @@ def draws(n_edits: int) -> list[range]:
     return [range(i * n_edits, (i + 1) * n_edits) for i in range(DRAWS[n_edits])]
 
 
+def of_paper(base: LoadedModel, editor: str) -> str | None:
+    """The preset of a bundled model that keeps the paper's optimiser and rate, if there is one."""
+    name = f"{editor}-{base.name}-paper"
+    return name if name in {one.name for one in presets_for(base.name, shape=base.shape)} else None
+
+
 def measure(
-    model: str, editors: Sequence[str], sizes: Sequence[int], values: Path | None
+    model: str,
+    editors: Sequence[str],
+    sizes: Sequence[int],
+    values: Path | None,
+    paper: bool = False,
 ) -> dict[str, Any]:
     """All figures of one model; ``values`` is the folder where optimised ones are kept."""
     base = jeep_core.load(model)
@@ -59,7 +70,8 @@ def measure(
     report: dict[str, Any] = {"model": model, "unedited": asdict(unedited), "editors": {}}
     for editor in editors:
         try:
-            report["editors"][editor] = measure_editor(trials, editor, sizes)
+            preset = of_paper(base, editor) if paper else None
+            report["editors"][editor] = measure_editor(trials, editor, sizes, preset)
         except InvalidHParams as error:  # no trained network
             print(f"  {model} {editor}: left out, {error}", flush=True)
     at_paired = {e: figures.pop("paired", None) for e, figures in report["editors"].items()}
@@ -72,14 +84,16 @@ def measure(
     return report
 
 
-def measure_editor(trials: Trials, editor: str, sizes: Sequence[int]) -> dict[str, Any]:
-    """The figures of one editor by number of edits.
+def measure_editor(
+    trials: Trials, editor: str, sizes: Sequence[int], preset: str | None = None
+) -> dict[str, Any]:
+    """The figures of one editor by number of edits, with its usual preset if none is named.
 
     Raises:
         InvalidHParams: the editor needs a trained network, and there is none.
     """
     base = trials.base
-    hparams = resolve_hparams(base.name, editor, None, {}, base.n_layers, shape=base.shape)
+    hparams = resolve_hparams(base.name, editor, preset, {}, base.n_layers, shape=base.shape)
     began = time.monotonic()
     values = None
     if isinstance(hparams, OptimisedEditorHParams):
@@ -134,8 +148,8 @@ def markdown(report: dict[str, Any]) -> str:
     columns = ("efficacy", "generalization", "locality", "score", "greedy",
                "greedy_generalization", "greedy_locality")  # fmt: skip
     rows = [("0", "unedited", report["unedited"])]
-    sizes = next(iter(report["editors"].values()))["edits"]
-    for n in sizes:
+    # every editor has the same sizes; all of them may have been left out
+    for n in next(iter(report["editors"].values()), {"edits": ()})["edits"]:
         rows += [(str(n), e, figures["edits"][n]) for e, figures in report["editors"].items()]
     for n, editor, row in rows:
         cells = " | ".join(f"{row[column]:.1f}" for column in columns)
@@ -155,12 +169,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(atlas.MODELS))
     parser.add_argument("--editors", nargs="+", default=in_order(), choices=in_order())
     parser.add_argument("--edits", nargs="+", type=int, default=list(SIZES), choices=list(DRAWS))
+    parser.add_argument("--paper", action="store_true", help="-paper presets where there are any")
     parser.add_argument("--values", type=Path, default=Path("bench/results/values"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/quality.json"))
     args = parser.parse_args()
     reports = []
     for model in args.models:
-        reports.append(measure(model, args.editors, args.edits, args.values))
+        reports.append(measure(model, args.editors, args.edits, args.values, args.paper))
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(reports, indent=1) + "\n")
     print("\n\n".join(markdown(report) for report in reports))

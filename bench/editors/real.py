@@ -83,6 +83,12 @@ def take_prefixes(trials: Trials, hparams: EditorHParams) -> None:
         trials.prefixes = sample_prefixes(trials.base, hparams.prefix_count)
 
 
+def prepare(trials: Trials, hparams: EditorHParams) -> None:
+    """Have the prefixes and second moments that an edit needs; its time is to be its own."""
+    take_prefixes(trials, hparams)
+    trials.moments.ensure(hparams.moment_layers)
+
+
 def rows_of(
     view: ModelView, cases: Sequence[Case], before: Mapping[str, FreeText] | None, start: int = 0
 ) -> Rows:
@@ -124,6 +130,8 @@ def measure(
 ) -> dict[str, Any]:
     """Disjoint draws of ``size`` facts; time is that of editing, in CPU seconds a fact.
 
+    The first edit optimises the values of all cases together, those of further draws included,
+    unless they were kept.
     ``peak_bytes`` is the most that this process has held up to the end of its first edit.
     """
     rows: Rows = []
@@ -210,7 +218,7 @@ def main() -> None:
             hparams = hparams_for(
                 record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
             )
-            take_prefixes(trials, hparams)
+            prepare(trials, hparams)
             found = measure(trials, editor, hparams, size, texts, written)
             report["editors"].setdefault(editor, {})[size] = found
             print(line(editor, size, found), flush=True)

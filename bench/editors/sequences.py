@@ -6,7 +6,8 @@ Printed and written for every editor: whether the new answers are written freely
 prompts (`contains` and `exact`, docs/suites.md) in the first, a middle and the last tenth of the
 facts, one batch at least, right after each batch was written and at the end, and in all facts at
 the end; drift (KL over unrelated text,
-in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time.
+in nats) and the ratio of perplexities against the unedited model; facts that were lost again; time
+of the edits alone, without second moments.
 ``--mend``: facts so far whose answer is not written, as many as a batch has at most, are edited
 again with the next batch.
 ``--tasks``: bundled tasks of lm-eval (extra ``lm-eval``) that base and last version answer.
@@ -31,7 +32,7 @@ from typing import Any
 import torch
 
 import jeep_core
-from bench.editors.real import by_default, take_prefixes
+from bench.editors.real import by_default, prepare
 from jeep_core.editing import edit_checked, prepare_facts
 from jeep_core.evaluation.drift import Passage, drift
 from jeep_core.evaluation.free_answers import free_prompts, write_freely
@@ -267,7 +268,7 @@ def main() -> None:
             hparams = hparams_for(
                 record, editor, base.n_layers, base.mlp_size, args.hparams, chat=has_template(base)
             )
-            take_prefixes(trials, hparams)
+            prepare(trials, hparams)
             line = Line(base, editor, hparams, trials.moments, trials.prefixes)
             found = follow(line, batches, texts, args.mend, tasks)
             report[editor] = {"hparams": hparams.model_dump(mode="json"), **found}

@@ -26,22 +26,33 @@ ONCE = HERE / "bench" / "library" / "values_once.py"
 
 
 def once(tree: Path, script: Path, *arguments: object) -> dict[str, Any]:
-    """The object that a script prints last, run with the packages of ``tree`` and one thread."""
+    """The object that a script prints last, run with the packages of ``tree`` and one thread.
+
+    Raises:
+        SystemExit: the script failed, with what it said.
+    """
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-P", str(script), *map(str, arguments)]
     done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=environment, cwd=tree
+        command, check=False, capture_output=True, text=True, env=environment, cwd=tree
     )
+    if done.returncode:
+        raise SystemExit(f"{done.stderr}\nwith the code of {tree}: exit code {done.returncode}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def place(text: str) -> str:
+    """The whole path of a file or folder, as each tree is a working directory; else a name."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
 
 
 def main() -> None:
     """Run both trees in turn and print what differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("commit")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--suite", type=Path, required=True)
+    parser.add_argument("--model", type=place, required=True)
+    parser.add_argument("--suite", type=place, required=True)
     parser.add_argument("--half", type=int, choices=(0, 1), default=1)
     parser.add_argument("--facts", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=1)
@@ -55,7 +66,7 @@ def main() -> None:
             for name, tree in trees.items():
                 folder = root / name
                 folder.mkdir(exist_ok=True)
-                given = (args.model, args.suite.resolve(), args.half, args.facts, folder)
+                given = (args.model, args.suite, args.half, args.facts, folder)
                 found[name].append(once(tree, ONCE, *given))
     seconds = {name: [run["seconds"] for run in runs] for name, runs in found.items()}
     for name, runs in found.items():

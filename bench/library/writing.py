@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.library.former import once
+from bench.library.former import once, place
 from bench.trees import HERE, tree_of
 from bench.workload import median
 from jeep_core.moments.source import DEFAULT_CORPUS
@@ -26,7 +26,7 @@ def main() -> None:
     """Run both trees in turn and print what differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("commit")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", type=place, required=True)
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--low", type=int, nargs="+", default=[5, 6, 7, 8, 9, 10])
     parser.add_argument("--high", type=int, nargs="+", default=[23, 24])

@@ -113,7 +113,9 @@ def main() -> None:
     parser.add_argument("model", help="a folder, a GGUF file or a name; nothing is configured")
     parser.add_argument("--facts", type=int, default=len(FACTS), choices=range(1, len(FACTS) + 1))
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--options", nargs="*", default=[], help="options of jeep serve")
+    parser.add_argument(
+        "--options", nargs=argparse.REMAINDER, default=[], help="of jeep serve: all that follows"
+    )
     args = parser.parse_args()
     figures = run(args.model, args.facts, args.options)
     if args.out is not None:

@@ -8,7 +8,8 @@ them each, at the same time.
 A follower decodes 64 rows at a time.  Give more than 128 clients to fill two of them.  Answers have
 half to one and a half times the tokens that are asked for, so that rows end one by one, and what is
 counted is what comes while all places are full: from the first answers, as many as there are
-clients, to the moment at which the last request is sent.
+clients, to the moment at which the last request is sent.  So there must be at least three requests
+for each client.
 """
 
 from __future__ import annotations
@@ -199,6 +200,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--models", nargs="+", default=["atlas-gptj"])
     args = parser.parse_args()
+    if args.clients < 2 or args.clients % 2 or args.requests < 3 * args.clients:
+        parser.error("give an even number of --clients, and three --requests for each at least")
     print(table([]), flush=True)
     for model in args.models:
         for row in compare(model, args.repeats, args.clients, args.requests, args.tokens):

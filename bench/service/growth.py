@@ -101,7 +101,7 @@ def measured(
             "jobs_first_page": lambda: page(http, "/jobs"),
             "one_version": lambda: client.snapshot(f"v{middle}"),
             "one_edit": lambda: client.edit_result(client.snapshot(f"v{middle}").edit_id or ""),
-            "diff_of_ten_batches": lambda: client.diff(f"v{versions - 10}", f"v{versions}"),
+            "diff_of_ten_batches": lambda: client.diff(f"v{max(0, versions - 10)}", f"v{versions}"),
         }
         for name, read in reads.items():
             found[f"{name}_first_ms"] = 1e3 * seconds(read)
@@ -133,10 +133,13 @@ def page(http: httpx.Client, path: str, **query: str) -> dict[str, Any]:
 
 
 def deep_page(http: httpx.Client, path: str, until: int) -> float:
-    """Seconds of the last page of the first ``until`` entries, as long as the first one."""
+    """Seconds of the last page of the first ``until`` entries, as long as the first one.
+
+    Of fewer entries than a page has it is the first page.
+    """
     cursor: str | None = None
     took = 0.0
-    for _ in range(until // PAGE):
+    for _ in range(max(1, until // PAGE)):
         query = {"limit": str(PAGE)} if cursor is None else {"limit": str(PAGE), "after": cursor}
         began = time.perf_counter()
         answer = http.get(path, params=query).json()

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import ROOT
 
 from bench import __main__ as whole
-from bench.library import values
+from bench.library import estimate, values
 from bench.library.plain import optimise_plain
 from bench.report import Row
 from bench.workload import workload
@@ -55,3 +56,13 @@ def test_the_yardstick_takes_the_published_steps_alone() -> None:
     assert objective.optimizer == "newton"
     with pytest.raises(ValueError, match="Adam's steps, not newton"):
         optimise_plain(ModelView(base), facts, objective)
+
+
+def test_the_page_has_the_estimate_that_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    estimate.main()
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 4
+    assert "\n".join(rows) in page

@@ -85,7 +85,16 @@ def serve_api(settings: Settings, say: Say) -> int:
         raise ServeError(
             "JEEP_REDIS_URL is not set: the api alone needs a queue to talk to", EXIT_USAGE
         )
-    with stop_signals() as signals, listening(settings.host, settings.port) as sock:
+    with stop_signals() as signals:
+        try:
+            return _serve_api(settings, say, signals)
+        except Stop:
+            say("stopped while starting")
+            return 0
+
+
+def _serve_api(settings: Settings, say: Say, signals: Signals) -> int:
+    with listening(settings.host, settings.port) as sock:
         store = _open_store(settings)
         server = _server(settings, access_log=True)
         say(f"api at {url_of(settings.host, sock)}")
@@ -309,6 +318,6 @@ class ApiServer(uvicorn.Server):
         self.force_exit = True
 
 
-def _server(settings: Settings, access_log: bool) -> uvicorn.Server:
+def _server(settings: Settings, access_log: bool) -> ApiServer:
     with postponed(kept=True):
         return ApiServer(server_config(settings, access_log=access_log))

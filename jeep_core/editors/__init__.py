@@ -80,7 +80,7 @@ def record_of(name: str) -> EditorRecord:
         InvalidHParams: no editor has this name, or it is a plugin that cannot be loaded.
     """
     if name == AUTO_EDITOR:
-        message = f'only an edit takes "auto"; name one of {", ".join(EDITORS)}'
+        message = f'only an edit and its plan take "auto"; name one of {", ".join(EDITORS)}'
         raise InvalidHParams([FieldProblem("/editor", "unknown_editor", message)])
     if name in EDITORS:
         found: EditorRecord = import_module(EDITORS[name]).record

@@ -88,6 +88,12 @@ class EditContext:
             self._twin = Twin(self.view)
         return self._twin
 
+    def part(self, facts: Sequence[FactTokens], monitor: Monitor) -> EditContext:
+        """The same for some of the facts, whose values are optimised now, with the same twin."""
+        found = replace(self, facts=facts, values=None, monitor=monitor)
+        found._twin = self.twin()
+        return found
+
     def report(self, phase: str, done: int, total: int) -> None:
         """Report progress to the caller, and stop if it asks for that.
 

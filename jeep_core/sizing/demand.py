@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from jeep_core.editors import hparams_class, preset_hparams, record_of
 from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.presets import own_presets
 from jeep_core.editors.record import Following
 from jeep_core.editors.search import start
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.moments.source import TOKENS_OF_DEFAULT
+from jeep_core.probe.defaults.from_record import asked_for, by_depths
 from jeep_core.sizing.architecture import Architecture
-from jeep_core.spec.exact import as_published
+from jeep_core.spec.exact import as_published, asks_for
 from jeep_core.spec.hparams import (
     EditorHParams,
     OptimisedEditorHParams,
-    load_preset,
     merge,
-    presets_for,
     validate_hparams,
 )
 from jeep_core.spec.matrices import AttentionOut
@@ -160,9 +161,10 @@ def editing_of(
     editor: str,
     *,
     preset: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | Literal["auto"] | None = None,
     facts: int = 1,
     dtype: str | None = None,
+    presets: Path | None = None,
 ) -> Editing:
     """The layers and steps of an editor.
 
@@ -172,15 +174,18 @@ def editing_of(
         arch: the model's sizes.
         model: its name, for presets.
         editor: name of the editor.
-        preset: name of a preset, whatever its model.
-        changes: hyper-parameters laid over it, field by field.
+        preset: name of a preset, whatever its model; or ``"auto"``: automatic hyper-parameters,
+            by fractions of the depth, as there is no probe.
+        changes: hyper-parameters laid over it, field by field; or ``"auto"``, as for the preset.
         facts: how many are edited together.
         dtype: type of the weights; of a float32 model without a preset, automatic hyper-parameters
             take products in bfloat16, as GPUs are quick at them.
+        presets: folder of own presets, taken before those shipped.
 
     Raises:
-        InvalidHParams: no such editor or preset, layers the model lacks, or an editor whose record
-            does not say how it follows gradients.
+        InvalidHParams: no such editor or preset, layers the model lacks, ``"auto"`` for an editor
+            without automatic hyper-parameters, or an editor whose record does not say how it
+            follows gradients.
     """
     cls, record = hparams_class(editor), record_of(editor)
     if not issubclass(cls, OptimisedEditorHParams) and record.follows is None:
@@ -189,21 +194,19 @@ def editing_of(
             "record does not say how it follows gradients (follows)"
         )
         raise InvalidHParams([FieldProblem("/editor", "not_counted", message)])
-    given = changes or {}
-    known = {
-        p.name: p.hparams
-        for p in presets_for(model, shape=(arch.layers, arch.d))
-        if p.editor == editor
-    }
-    if preset is not None:
-        known[preset] = load_preset(preset).hparams
+    automatic, given = asked_for(editor, preset, changes or {})
+    known = own_presets(model, editor, preset, presets, (arch.layers, arch.d))
+    # automatic hyper-parameters of a float32 model, which GPUs are quick at
+    quick = {"compute_dtype": "bfloat16"} if "compute_dtype" in cls.model_fields else {}
+    begin: dict[str, Any] = {} if dtype != "float32" else quick
     found: EditorHParams
-    if known:
+    if automatic:
+        begin = {} if asks_for(given) else begin
+        found = by_depths(editor, arch.layers, arch.d_ff, {**begin, **given})
+    elif known:
         found = preset_hparams(editor, known, preset, given, arch.layers)[1]
     else:
-        begin = _start(editor, cls, arch.layers, facts)
-        if dtype == "float32" and "compute_dtype" in cls.model_fields:
-            begin["compute_dtype"] = "bfloat16"
+        begin = {**_start(editor, cls, arch.layers, facts), **begin}
         found = validate_hparams(cls, merge(as_published(cls, begin, given), given), arch.layers)
     if isinstance(found, OptimisedEditorHParams):
         return _editing(editor, found)

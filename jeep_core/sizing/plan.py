@@ -27,7 +27,8 @@ class Plan:
     ``gpus``: how many there are.  ``rates`` None: nothing is known of the GPU's speed, so there are
     counts and no times.  ``parts``: work by part, of the first edit and of every edit.
     ``passes``: of value optimisation for a fact, or over all facts, as counted.  ``spread``: the
-    outcome on the fullest of several GPUs, by their number.
+    outcome on the fullest of several GPUs, by their number.  ``reason``: of an editor that was left
+    to choose.  ``warnings``: about hyper-parameters that were.
     """
 
     known: Known
@@ -40,6 +41,8 @@ class Plan:
     parts: Mapping[str, Work]
     passes: float
     spread: Mapping[int, Fit]
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def used(self) -> Fit:
@@ -100,6 +103,8 @@ class Plan:
             "gpu": asdict(self.gpu) | {"usable_bytes": self.gpu.usable},
             "gpus": self.gpus,
             "editing": asdict(self.editing),
+            "editor_reason": self.reason,
+            "warnings": list(self.warnings),
             "workload": asdict(self.asked),
             "memory": self._memory(),
             "time": self._time(),

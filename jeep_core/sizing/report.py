@@ -32,6 +32,9 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{plan.editing.editor}: layers {regions}; {counted(plan.asked.facts, 'fact')} at a time, "
         f"{plan.editing.rows} rows each"
     )
+    if plan.reason is not None:
+        yield f"why {plan.editing.editor}: {plan.reason}"
+    yield from (f"warning: {text}" for text in plan.warnings)
     yield ""
     yield from _verdict(plan)
     yield ""

@@ -67,7 +67,7 @@ ModelsDir = Annotated[
 Preset = Annotated[
     str | None, typer.Option(help="Named hyper-parameters; auto: chosen for the model.")
 ]
-HParams = Annotated[str | None, typer.Option(help="JSON laid over the preset.")]
+HParams = Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")]
 SnapshotName = Annotated[str | None, typer.Option("--name", help="Name of the new snapshot.")]
 Parent = Annotated[str | None, typer.Option(help="Refuse unless this is head.")]
 Wait = Annotated[bool, typer.Option(help="Wait for the end and show the outcome.")]

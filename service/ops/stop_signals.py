@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM of ``jeep serve``, while its parts start, run and stop."""
+"""SIGINT and SIGTERM of ``jeep serve`` and ``jeep api``, while parts start, run and stop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class Stop(BaseException):
 
 
 class Server(Protocol):
-    """An api's server, as uvicorn has it."""
+    """An api's server, as uvicorn has it; ``signals``: how many it was told to stop by."""
 
     should_exit: bool
+    signals: int
 
 
 class Signals:
@@ -45,6 +46,7 @@ class Signals:
             self.hurry()
         if self._server is not None:
             self._server.should_exit = True
+            self._server.signals += 1  # uvicorn, whose handlers may come later, counts on
         elif self._count == 1 and not self._ends:  # nor does a second Ctrl-C interrupt the stopping
             raise Stop
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from jeep_core.editors.base import EditContext, EditorOutcome, LayerUpdate, objective_of
@@ -42,7 +40,7 @@ class Rome:
         alone = context.monitor.reporting(nothing)  # facts are counted here
         for i, fact in enumerate(context.facts):
             context.report("edit fact by fact", i, len(context.facts))
-            one = replace(context, facts=[fact], values=None, monitor=alone)
+            one = context.part([fact], alone)
             values = one.optimised(_objective(hparams))
             left, right, key, condition = _rank_one(one, fact, values, hparams)
             view.update(name, Update.of(left, right))

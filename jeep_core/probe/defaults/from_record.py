@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jeep_core.editors import available, hparams_class, record_of
+from jeep_core.editors import available, hparams_class, needs_choice, preset_hparams, record_of
 from jeep_core.editors.record import NEWTON, OUTPUT_RMS
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.probe.defaults.rule import (
@@ -158,6 +158,28 @@ def by_depths(
     """
     check_automatic(editor)
     return _of_editor(depths(n_layers, mlp_size), {}, editor, n_layers, changes, chat)
+
+
+def unnamed(
+    editor: str,
+    presets: Mapping[str, Mapping[str, Any]],
+    n_layers: int,
+    mlp_size: int,
+    *,
+    automatic: bool = False,
+    chat: bool = False,
+) -> EditorHParams:
+    """Hyper-parameters of an edit that names none; in place of a probe's, fractions of the depth.
+
+    ``presets``: the editor's for this model by name, the default first.  ``automatic``: they are
+    passed over.
+
+    Raises:
+        InvalidHParams: it cannot have any.
+    """
+    if automatic or needs_choice(editor, presets, None, {}):
+        return by_depths(editor, n_layers, mlp_size, {}, chat=chat)
+    return preset_hparams(editor, presets, None, {}, n_layers, chat=chat)[1]
 
 
 def hparams_for(

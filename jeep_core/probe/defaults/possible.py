@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
-from jeep_core.editors import EDITORS, needs_choice, preset_hparams, record_of
+from jeep_core.editors import EDITORS, record_of
 from jeep_core.editors.networks.hparams import HypernetworkHParams
 from jeep_core.editors.networks.records import missing_network, network_records
 from jeep_core.editors.presets import own_presets
 from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.probe.defaults.editor_choice import EditorChoice, Situation, choose_editor
-from jeep_core.probe.defaults.from_record import by_depths, check_automatic
-from jeep_core.spec.hparams import EditorHParams
+from jeep_core.probe.defaults.from_record import unnamed
 from jeep_core.text.chat import has_template
 
 
@@ -63,7 +62,14 @@ def _hindrance_of(
 
     def hindrance(editor: str) -> str | None:
         try:
-            hparams = _hparams(base, editor, presets[editor], automatic)
+            hparams = unnamed(
+                editor,
+                presets[editor],
+                base.n_layers,
+                base.mlp_size,
+                automatic=automatic,
+                chat=has_template(base),
+            )
         except InvalidHParams as error:
             return error.problems[0].message
         if record_of(editor).network is None:
@@ -75,19 +81,3 @@ def _hindrance_of(
         return missing_network(base.name, editor, hparams, records).message
 
     return hindrance
-
-
-def _hparams(
-    base: LoadedModel, editor: str, presets: Mapping[str, Mapping[str, Any]], automatic: bool
-) -> EditorHParams:
-    """Hyper-parameters that an editor would have; in place of a probe's, fractions of the depth.
-
-    Raises:
-        InvalidHParams: it cannot have any.
-    """
-    chat = has_template(base)
-    if automatic:
-        check_automatic(editor)
-    elif not needs_choice(editor, presets, None, {}):
-        return preset_hparams(editor, presets, None, {}, base.n_layers, chat=chat)[1]
-    return by_depths(editor, base.n_layers, base.mlp_size, {}, chat=chat)

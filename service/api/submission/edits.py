@@ -257,6 +257,7 @@ def record(
             facts=edit.records,
             editor=edit.editor,
             editor_reason=submission.editor_reason,
+            automatic=AUTO in (options.preset, options.hparams),
             preset=edit.preset,
             hparams=edit.hparams_record,
             changes=dict(edit.changes),

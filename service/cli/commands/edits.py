@@ -12,6 +12,7 @@ from service.cli import tables
 from service.cli.common import (
     AsJson,
     DropBad,
+    HParams,
     Parent,
     Preset,
     SnapshotName,
@@ -42,7 +43,7 @@ def edit(
         str | None, typer.Option(help=f"A name, or auto: chosen; default: {DEFAULT_EDITOR}.")
     ] = None,
     preset: Preset = None,
-    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset, or auto.")] = None,
+    hparams: HParams = None,
     contexts: Annotated[
         str | None, typer.Option(help="How facts are asked while edited: plain, chat, both.")
     ] = None,

@@ -12,7 +12,6 @@ from rich.console import RenderableType
 from service.cli import tables
 from service.cli.common import (
     AsJson,
-    HParams,
     ModelsDir,
     Url,
     complain,
@@ -50,7 +49,7 @@ def submit(
     editor: Annotated[str, typer.Argument(help="An editor with a trained network.")],
     steps: Annotated[int | None, typer.Option(help="Of the training.")] = None,
     data: Annotated[str | None, typer.Option(help="A file in the store's folder training.")] = None,
-    hparams: HParams = None,
+    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
     options: Annotated[str | None, typer.Option(help="JSON: learning_rate, facts, …")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end and show the network.")] = True,
     as_json: AsJson = False,

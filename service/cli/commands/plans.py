@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from jeep_core.editors import DEFAULT_EDITOR
+from jeep_core.spec.hparams import AUTO
 from service.cli.common import (
     EXIT_FAILED,
     EXIT_USAGE,
     AsJson,
+    HParams,
     ModelsDir,
+    Preset,
     complain,
     err,
     out,
@@ -39,9 +43,9 @@ def plan(
         Literal["auto", "float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the weights; auto: as they are stored (JEEP_DTYPE)."),
     ] = None,
-    editor: Annotated[str, typer.Option(help="Name of the editor.")] = DEFAULT_EDITOR,
-    preset: Annotated[str | None, typer.Option(help="Named hyper-parameters.")] = None,
-    hparams: Annotated[str | None, typer.Option(help="JSON laid over the preset.")] = None,
+    editor: Annotated[str, typer.Option(help="A name, or auto: chosen.")] = DEFAULT_EDITOR,
+    preset: Preset = None,
+    hparams: HParams = None,
     low: Layers = None,
     high: Layers = None,
     facts: Annotated[int, typer.Option(min=1, help="Facts edited together.")] = 1,
@@ -79,12 +83,12 @@ def plan(
         print("\n".join(report.table()))
         return
     settings = settings_or_exit()
-    changes = _changes(hparams, {"low": low, "high": high})
+    demand = _demand(editor, preset, hparams, {"low": low, "high": high})
     _check_speed(flops, share)
     try:
         found = _plan(
             settings, model or settings.model, gpu, dtype or settings.dtype,
-            demand={"editor": editor, "preset": preset, "changes": changes},
+            demand=demand,
             load={
                 "facts": facts, "earlier": earlier, "clients": clients, "context": context,
                 "samples": samples or settings.moment_samples or 0,
@@ -121,6 +125,7 @@ def _plan(
     """The plan that the flags ask for."""
     from jeep_core.models.library import Library
     from jeep_core.sizing.architecture import BYTES
+    from jeep_core.sizing.choice import wanted
     from jeep_core.sizing.demand import Settings as Asked
     from jeep_core.sizing.demand import Workload, editing_of
     from jeep_core.sizing.devices import SHARE, given, gpu_of
@@ -135,7 +140,10 @@ def _plan(
         if dtype not in BYTES:
             err.print(f"weights of type {dtype} are loaded in float32", markup=False)
             dtype = "float32"
-    editing = editing_of(arch, model, facts=load["facts"], dtype=dtype, **demand)
+    demand |= {"facts": load["facts"], "presets": settings.presets}
+    one = wanted(arch, model, **demand, earlier=load["earlier"])
+    demand |= {"editor": one.editor, "preset": one.preset}
+    editing = editing_of(arch, model, dtype=dtype, **demand)
     megabytes = settings.edit_memory_mb
     asked = Asked(
         dtype=dtype,
@@ -145,16 +153,28 @@ def _plan(
     )
     flops, share = speed
     rates = device.rates(dtype, share or SHARE) if flops is None else given(flops)
-    return make(known, device, editing, Workload(**load), asked, rates=rates, **more)
+    found = make(known, device, editing, Workload(**load), asked, rates=rates, **more)
+    return replace(found, reason=one.reason, warnings=one.warnings)
 
 
-def _changes(hparams: str | None, regions: dict[str, str | None]) -> dict[str, Any]:
-    """Hyper-parameters as the flags give them."""
+def _demand(
+    editor: str, preset: str | None, hparams: str | None, regions: dict[str, str | None]
+) -> dict[str, Any]:
+    """Editor, preset and hyper-parameters as the flags give them.
+
+    Layers are laid over automatic hyper-parameters, too: these are then asked for as the preset.
+    """
+    layers = {
+        name: _layers(text, f"--{name}") for name, text in regions.items() if text is not None
+    }
+    if hparams == AUTO and layers and preset is None:
+        preset, hparams = AUTO, None
+    if hparams == AUTO:
+        return {"editor": editor, "preset": preset, "changes": AUTO}
     changes: dict[str, Any] = {} if hparams is None else parse_object(hparams, "--hparams")
-    for name, text in regions.items():
-        if text is not None:
-            changes[name] = {**changes.get(name, {}), "layers": _layers(text, f"--{name}")}
-    return changes
+    for name, chosen in layers.items():
+        changes[name] = {**changes.get(name, {}), "layers": chosen}
+    return {"editor": editor, "preset": preset, "changes": changes}
 
 
 def _layers(text: str, flag: str) -> list[int]:

@@ -179,7 +179,8 @@ class Duplicate(BaseModel):
 class EditPayload(BaseModel):
     """Payload of an edit job.  ``hparams`` is complete: preset and overrides are merged; or
     ``auto``: the worker takes them from a probe of the base model, and lays ``changes`` over them.
-    ``editor_reason``: why this editor, if the request left it to choose.
+    ``editor_reason``: why this editor, if the request left it to choose.  ``automatic``: the
+    request said ``auto`` for preset or hyper-parameters; None: an earlier release did not note it.
 
     ``facts[i]`` came as fact ``indices[i]`` of the request; empty: as fact i.  ``mended``: those
     that the worker has added, as the batch had broken them.  ``warnings``: the api's, for the
@@ -190,6 +191,7 @@ class EditPayload(BaseModel):
     facts: list[FactRecord]
     editor: str
     editor_reason: str | None = None
+    automatic: bool | None = None
     preset: str | None
     hparams: HParamsOrAuto
     changes: dict[str, Any] = Field(default_factory=dict)

@@ -74,6 +74,8 @@ def forget_versions(connection: sqlite3.Connection) -> None:
         "asked",
         "missed",
         "checked",
+        "told",
+        "told_to",
         "covered",
         "note",
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,13 @@ from jeep_core.editors.jeep.hparams import JeepHParams
 from jeep_core.editors.pmet.hparams import PmetHParams
 from jeep_core.editors.rome.hparams import RomeHParams
 from jeep_core.errors import InvalidHParams, NumericalError
+from jeep_core.models.fused.twin import Twin
 from jeep_core.models.loading import LoadedModel
 from jeep_core.models.views import ModelView
 from jeep_core.moments.cache import Moments
 from jeep_core.moments.factors import MomentFactor
 from jeep_core.moments.sums import accumulate
+from jeep_core.monitor import Monitor
 from jeep_core.spec.hparams import validate_hparams
 from jeep_core.spec.matrices import AttentionOut, Place
 from jeep_core.updates.null_space import solve_in_null_space
@@ -191,6 +193,32 @@ def test_an_edit_leads_to_the_value(base: LoadedModel, editor: str) -> None:
     assert off < 0.3 * outcome.values.delta_low.norm()
     if editor == "rome":
         assert off < 1e-3 * outcome.values.delta_low.norm()
+
+
+def test_rome_copies_the_model_in_bfloat16_once_for_all_facts(
+    gptj: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the matrix that a fact has changed is rounded again: the same bits as a new copy."""
+    made, new = list[Twin](), Twin._new
+
+    def counted(self: Twin) -> ModelView:
+        made.append(self)
+        return new(self)
+
+    monkeypatch.setattr(Twin, "_new", counted)
+    hparams = RomeHParams(layer=1, n_steps=4, compute_dtype="bfloat16")
+    once = run(context_of(gptj), hparams, "rome").delta.updates
+    assert len(made) == 1
+
+    def apart(context: EditContext, facts: Sequence[FactTokens], monitor: Monitor) -> EditContext:
+        return replace(context, facts=facts, values=None, monitor=monitor)
+
+    monkeypatch.setattr(EditContext, "part", apart)
+    context = context_of(gptj)
+    each = run(context, hparams, "rome").delta.updates
+    assert len(made) == 1 + len(context.facts) > 2
+    [name] = once
+    assert torch.equal(once[name].matrix(), each[name].matrix())
 
 
 def test_rome_refuses_a_layer_that_the_model_lacks() -> None:

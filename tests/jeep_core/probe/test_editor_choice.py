@@ -392,7 +392,9 @@ class TestOfALoadedModel:
 
 
 def test_no_editor_has_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidHParams, match='only an edit takes "auto"; name one of jeep, memit'):
+    with pytest.raises(
+        InvalidHParams, match='only an edit and its plan take "auto"; name one of jeep, memit'
+    ):
         record_of("auto")
     monkeypatch.setattr("jeep_core.editors.registered", lambda: {"auto": []})
     assert "auto" not in available()[0]

@@ -12,7 +12,11 @@ import pytest
 from support import ROOT
 from typer.testing import CliRunner
 
+from jeep_core.editors.jeep.hparams import JeepHParams
+from jeep_core.probe.defaults.from_record import by_depths
 from service.cli import app
+
+PRESET = {"low": {"layers": [9], "clamp": 1.5, "moment_weight": 30.0}}
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +172,81 @@ def test_gradients_that_do_not_fit_say_so_without_moments() -> None:
     assert "at most, in second moments" not in said
 
 
+def layers(found: Any) -> dict[str, list[int]]:
+    """The layers of a plan by region."""
+    return {one["name"]: one["layers"] for one in found["editing"]["regions"]}
+
+
+class TestAuto:
+    """An editor, a preset or hyper-parameters that are left to choose."""
+
+    @pytest.mark.parametrize("option", ["--preset", "--hparams", "--editor"])
+    def test_layers_are_at_the_depths_of_an_edit_without_a_probe(self, option: str) -> None:
+        found = planned("--model", "llama-3.1-8b", option, "auto")
+        expected = by_depths("jeep", 32, 14336, {})
+        assert isinstance(expected, JeepHParams)
+        assert layers(found) == {
+            "low": list(expected.low.layers),
+            "high": list(expected.high.layers),
+        }
+        assert found["editing"]["rows"] == expected.prefix_count
+        assert "a probe of the model, which may propose other layers" in found["warnings"][0]
+
+    def test_it_passes_over_presets(self) -> None:
+        usual = planned("--model", "atlas-llama")
+        found = planned("--model", "atlas-llama", "--preset", "auto")
+        assert (layers(usual)["low"], usual["warnings"]) == ([1, 2], [])
+        assert layers(found)["low"] == [2, 3]
+        assert planned("--model", "atlas-llama", "--hparams", "auto") == found
+
+    @pytest.mark.parametrize("option", ["--preset", "--hparams"])
+    def test_layers_that_are_given_are_laid_over_it(self, option: str) -> None:
+        asked = ("--model", "atlas-llama", option, "auto")
+        low, high = layers(planned(*asked))["low"], layers(planned(*asked))["high"]
+        assert layers(planned(*asked, "--low", "4")) == {"low": [4], "high": high}
+        assert low != [4]
+
+    def test_products_of_a_float32_model_are_in_bfloat16_unless_exact(self) -> None:
+        asked = ("--model", "llama-3.2-1b", "--preset", "auto", "--dtype")
+        assert planned(*asked, "float32")["editing"]["bfloat16"]
+        assert not planned(*asked, "bfloat16")["editing"]["bfloat16"]
+        exact = planned(*asked, "float32", "--hparams", '{"exact": true}')
+        assert (exact["editing"]["bfloat16"], exact["editing"]["alone"]) == (False, True)
+
+    def test_an_editor_is_chosen_as_for_an_edit_and_the_reason_is_said(self) -> None:
+        asked = ("--model", "atlas-llama", "--editor", "auto")
+        said = jeep(*asked, "--facts", "100", "--earlier", "20")
+        assert "why jeep: with 256 facts edited together jeep has Score 97.2" in said
+        assert "it takes 20 earlier facts into account" in said
+        assert "warning" not in said, "it has a preset"
+        found = planned(*asked, "--facts", "100")
+        assert found["editing"]["editor"] == "jeep"
+        assert "100 facts are more than" not in found["editor_reason"]
+        assert planned("--model", "atlas-llama")["editor_reason"] is None
+        automatic = planned(*asked, "--hparams", "auto")
+        assert "no figures of atlas-llama with these hyper-parameters" in automatic["editor_reason"]
+
+    def test_an_editor_that_cannot_edit_the_model_is_passed_over(self, directory: Path) -> None:
+        config = json.loads((ROOT / "jeep_core/atlas/data/llama/config.json").read_text())
+        shallow = directory / "config.json"
+        shallow.write_text(json.dumps(config | {"num_hidden_layers": 2}))
+        found = planned("--model", str(shallow), "--editor", "auto")
+        assert found["editing"]["editor"] == "memit"
+        assert "jeep cannot be used: " in found["editor_reason"]
+
+    def test_presets_of_ones_own_count(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = {"editor": "memit", "model": "llama-3.1-8b", "origin": "a test"}
+        (directory / "mine.yaml").write_text(json.dumps(known | {"hparams": PRESET}))
+        asked = ("--model", "llama-3.1-8b", "--editor", "memit")
+        assert layers(planned(*asked)) != {"low": [9]}
+        monkeypatch.setenv("JEEP_PRESETS", str(directory))
+        assert layers(planned(*asked)) == {"low": [9]}
+        assert layers(planned(*asked, "--preset", "mine")) == {"low": [9]}
+        assert layers(planned(*asked, "--preset", "auto")) != {"low": [9]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -180,7 +259,11 @@ def test_gradients_that_do_not_fit_say_so_without_moments() -> None:
         (["--low", "9-4"], 2, "is no range of layers"),
         (["--hparams", "[1]"], 2, "must be a JSON object"),
         (["--high", "40"], 1, "/hparams/high/layers: layer 40 does not exist"),
-        (["--editor", "auto"], 1, 'only an edit takes "auto"; name one of jeep, memit'),
+        (["--editor", "auto", "--low", "3"], 1, "hyper-parameters belong to one editor"),
+        (["--editor", "auto", "--preset", "jeep-x"], 1, "a preset belongs to one editor"),
+        (["--preset", "auto", "--editor", "mend"], 1, "mend has no automatic hyper-parameters"),
+        (["--hparams", "auto", "--preset", "jeep-x"], 1, "exclude each other: leave one of them"),
+        (["--preset", "auto", "--high", "40"], 1, "/hparams/high/layers: layer 40 does not exist"),
         (["--editor", "jeeb"], 1, "no editor 'jeeb'"),
         (["--model", "llama-3.1-80b"], 1, "did you mean 'llama-3.1-8b'"),
         (["--model", "./none"], 1, "is not there: name a folder"),

@@ -12,7 +12,6 @@ from typing import cast
 from unittest.mock import Mock, create_autospec
 
 import pytest
-import uvicorn
 from support import ROOT
 from support.faults.processes import until
 from support.forks.context import forks
@@ -22,6 +21,7 @@ from support.service.serving import make_settings
 from service.ops.early_worker import EarlyWorker, command_of
 from service.ops.stop_signals import Signals, Stop
 from service.ops.worker_process import STOP_SECONDS, WorkerProcess
+from service.serve import ApiServer
 from service.settings import EXIT_CONFIG, Settings
 
 
@@ -130,7 +130,7 @@ def test_a_second_signal_ends_what_a_worker_answers(
     lines: list[str] = []
     worker, signals = supervisor(stub, lines, threading.Event()), Signals()
     signals.hurry = worker.hurry
-    signals.hand_over(create_autospec(uvicorn.Server, instance=True))
+    signals.hand_over(create_autospec(ApiServer, instance=True, signals=0))
     signals.handle(signal.SIGINT, None)
 
     def wait(seconds: float) -> None:

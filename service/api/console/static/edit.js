@@ -208,7 +208,7 @@ function choosePresets() {
   const editor = at("editor").value;
   const presets = JSON.parse(form.dataset.presets)[editor] ?? [];
   const option = (value, text) => element("option", { value }, text);
-  const first = editor === "auto" ? "the editor's" : presets[0];
+  const first = editor === "auto" ? form.dataset.usualPreset : presets[0];
   const usual = option("", presets.length > 0 ? `usual (${first})` : "none for this model");
   const named = presets.map((name) => option(name, name === "auto" ? "auto: chosen for the model" : name));
   at("preset").replaceChildren(usual, ...named);

@@ -110,6 +110,39 @@ def test_what_was_left_to_choose_is_left_to_choose_again(
     assert expected["preset"] in ["", *presets[expected["editor"]]]
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"hparams": "auto"}, {"editor": "auto", "preset": "auto"}),
+        ({"preset": "auto"}, {"editor": "auto", "preset": "auto"}),
+        ({}, {"editor": "auto", "preset": ""}),
+    ],
+)
+def test_auto_beside_an_editor_that_has_no_preset_is_sent_again(
+    http: httpx.Client, model: Store, said: dict[str, Any], expected: dict[str, str]
+) -> None:
+    assert usual_preset(http) == "the editor's, else auto"
+    without_presets(model)
+    assert sent_again(http, model, editor="auto", **said)[0] == expected
+    assert usual_preset(http) == "auto", "no editor has one"
+
+
+def test_an_edit_of_an_earlier_release_is_sent_again_as_far_as_is_known(
+    http: httpx.Client, model: Store
+) -> None:
+    answer = http.post("/edits", json={"facts": [LYON], "editor": "auto", "preset": "auto"}).json()
+    job = model.journal.read(answer["id"])
+    older = {name: value for name, value in job.payload.items() if name != "automatic"}
+    model.journal.save(job.model_copy(update={"payload": older}))
+    found = settings(http.get(f"/console/edit?again={answer['resource_id']}", headers=HTML))
+    assert found["fields"]["preset"] == "auto"
+
+
+def usual_preset(http: httpx.Client) -> str:
+    page = http.get("/console/edit", headers=HTML).text
+    return html.unescape(re.findall(r'data-usual-preset="([^"]*)"', page)[0])
+
+
 def test_hyper_parameters_that_were_given_without_a_preset_are_filled_in_again(
     http: httpx.Client, model: Store
 ) -> None:

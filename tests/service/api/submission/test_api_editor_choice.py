@@ -57,7 +57,7 @@ def test_a_misspelt_auto_is_refused_with_what_there_is(http: httpx.Client, model
     trial = {"suite": "atlas-counterfact", "editor": "Auto", "n_edits": [1]}
     [error] = http.post("/evaluations", json=trial).json()["errors"]
     assert error["pointer"] == "/editor"
-    assert ", auto" not in error["message"], "only an edit takes it"
+    assert ", auto" not in error["message"], "only an edit and its plan take it"
 
 
 def test_the_reason_is_kept_with_edit_result_and_version(
@@ -159,7 +159,9 @@ def test_only_edits_take_it(refusing: httpx.Client) -> None:
     body = {"suite": "atlas-counterfact", "editor": "auto", "n_edits": [1]}
     answer = refusing.post("/evaluations", json=body)
     assert answer.status_code == 422
-    assert 'only an edit takes "auto"; name one of jeep, memit' in answer.text.replace("\\", "")
+    assert 'only an edit and its plan take "auto"; name one of jeep, memit' in answer.text.replace(
+        "\\", ""
+    )
 
 
 def test_it_is_documented_beside_the_names(http: httpx.Client, model: Store) -> None:

@@ -174,6 +174,8 @@ def _sent_with(state: ApiState, edit: Edit) -> dict[str, Any]:
 
 def _preset_of(payload: EditPayload, state: ApiState) -> str:
     """The preset with which an edit is sent again: its own, or auto; empty for the usual one."""
+    if payload.editor_reason is not None and payload.automatic is not None:
+        return AUTO if payload.automatic else ""
     if payload.hparams == AUTO:
         model, _ = model_or_reason(state)
         return AUTO if model is not None and model.info.presets.get(payload.editor) else ""
@@ -210,6 +212,8 @@ def _about(state: ApiState) -> dict[str, Any]:
         "editors": editor_names(),
         "usual": DEFAULT_EDITOR,
         "presets": json.dumps(_presets(model)),
+        # of an edit whose editor is to choose: only some editors have presets
+        "usual_preset": "the editor's, else auto" if any(model.info.presets.values()) else AUTO,
         "perplexity": model.info.perplexity_text,
         "head": state.store.head.read().version,
     }

@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+_TIED = ("embed", "wte", "lm_head")
+"""Parts of the names of embeddings and heads, of all families."""
+
 
 def convert_pickled(folder: Path) -> str:
     """For weights like ``pytorch_model.bin``, which may run code when they are read."""
@@ -25,14 +28,23 @@ def convert_gguf(file: Path) -> str:
     return f"a GGUF file is converted if it is named itself: {file}"
 
 
-def merge_adapter(folder: Path, base: str) -> str:
-    """For an adapter: ``base`` is the model that it was trained for."""
+def merge_adapter(folder: Path, base: str, modules: Sequence[str] = ()) -> str:
+    """For an adapter: ``base`` is the model that it was trained for, ``modules`` what it changes.
+
+    Where it changes the embedding or the head, they get a matrix each: PEFT would merge into the
+    one matrix of both, and so change the other one, too.
+    """
     out = f"{folder.name}-merged"
+    untied = (
+        "h = m.get_output_embeddings(); h.weight = type(h.weight)(h.weight.detach().clone()); "
+        "m.config.tie_word_embeddings = False; "
+    )
     code = (
         "from peft import PeftModel as P; "
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
-        f"P.from_pretrained(M.from_pretrained({base!r}, dtype='auto'), {str(folder)!r})"
-        f".merge_and_unload().save_pretrained({out!r}); "
+        f"m = M.from_pretrained({base!r}, dtype='auto'); "
+        f"{untied if any(part in name for name in modules for part in _TIED) else ''}"
+        f"P.from_pretrained(m, {str(folder)!r}).merge_and_unload().save_pretrained({out!r}); "
         f"T.from_pretrained({base!r}).save_pretrained({out!r})"
     )
     return f"merge it into its model (pip install peft) with\n{_command(code)}\nand load {out}"

@@ -130,13 +130,13 @@ def _refuse_adapters(folder: Path) -> None:
             "here: move the adapter into a folder of its own; a start with that folder says how "
             "to merge it"
         )
-    base = None
-    if (folder / ADAPTER_CONFIG).exists():
-        base = read_record(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    record = read_record(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).exists() else {}
+    base, modules = record.get("base_model_name_or_path"), record.get("target_modules")
+    modules = modules if isinstance(modules, list) else [modules]  # or a pattern
     base = base if isinstance(base, str) and base else "MODEL"
     raise UnsupportedModel(
         f"{folder} is an adapter for {base} ({', '.join(found)}), not a model: "
-        f"{merge_adapter(folder, base)}"
+        f"{merge_adapter(folder, base, [str(name) for name in modules])}"
     )
 
 

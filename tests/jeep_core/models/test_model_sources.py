@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from support.library import tiny
 from support.library.folders import WEIGHTS, MakeFolder, layers, refusal, then, without, written
 
@@ -29,6 +30,39 @@ class TestAdapters:
         code = shlex.split(command)[2]
         assert "merge_and_unload().save_pretrained('model-merged')" in code
         compile(code, "command", "exec")
+
+    @pytest.mark.filterwarnings("ignore:Model (has|with) .tie_word_embeddings:UserWarning")
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+    @pytest.mark.parametrize("modules", [["wte"], ["lm_head"], ["mlp.c_proj"]])
+    def test_the_command_merges_an_adapter_of_a_tied_matrix(
+        self,
+        modules: list[str],
+        make_folder: MakeFolder,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Merged into the one matrix of both, the adapter would change the other one, too."""
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        base = str(make_folder("gpt2"))
+        lora = LoraConfig(
+            r=2,
+            target_modules=modules,
+            init_lora_weights=False,
+            fan_in_fan_out="c_proj" in modules[0],
+        )
+        adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora).eval()
+        tokens = torch.tensor([[1, 2, 3]])
+        with torch.no_grad():
+            true = adapted(input_ids=tokens).logits
+        monkeypatch.chdir(tmp_path)
+        adapted.save_pretrained("adapter", save_embedding_layers=False)
+        [command] = re.findall(r"^  (python .*)$", refusal("adapter"), re.MULTILINE)
+        exec(shlex.split(command)[2])
+        with torch.no_grad():
+            found = load("adapter-merged", "cpu").model(input_ids=tokens).logits
+        torch.testing.assert_close(found, true)
 
     def test_a_model_with_an_adapter_beside_it_is_not_loaded(self, make_folder: MakeFolder) -> None:
         """Whether it was applied would depend on what else is installed."""

@@ -44,10 +44,10 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--facts", type=int, default=16)
     parser.add_argument("--prefixes", type=int, help="instead of those that are chosen")
-    parser.add_argument("--float32", action="store_true", help="Products in float32, as in exact.")
+    parser.add_argument("--float32", action="store_true", help="Weights and products in float32.")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    base = jeep_core.load(args.model, device="cpu")
+    base = jeep_core.load(args.model, device="cpu", dtype="float32" if args.float32 else "auto")
     changes: dict[str, Any] = {"contexts": "plain", "optimise": "low"}
     if args.prefixes is not None:
         changes |= {"n_prefixes": args.prefixes, "early_prefixes": None}
@@ -63,7 +63,7 @@ def main() -> None:
         for i in range(args.facts)
     ]
     rows = tokenize(base, prepare_facts(base, asked), sample_prefixes(base, hparams.n_prefixes))
-    dtype = "float32" if args.float32 else objective.compute_dtype
+    dtype = base.dtype if objective.compute_dtype == "model" else objective.compute_dtype
     print(f"{dtype}, low region to block {objective.low.last}")
     report(base, rows, objective)
 

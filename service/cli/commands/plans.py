@@ -167,7 +167,7 @@ def _demand(
     layers = {
         name: _layers(text, f"--{name}") for name, text in regions.items() if text is not None
     }
-    if hparams == AUTO and layers and preset is None:
+    if hparams == AUTO and layers and preset in (None, AUTO):
         preset, hparams = AUTO, None
     if hparams == AUTO:
         return {"editor": editor, "preset": preset, "changes": AUTO}

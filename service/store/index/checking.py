@@ -39,9 +39,6 @@ def difference(store: Store) -> str | None:
     unread = False
     with store.catalogue.database.at_one_time() as connection:
         checks, missed = _checks(store, connection)
-        for (tip,) in connection.execute("SELECT tip FROM told_to").fetchall():
-            if not _is_told(connection, tip, checks):
-                return f"what checks have found in the line of v{tip} differs"
         unsure, stays = None in checks.values(), _oldest_that_stays(checks)
         lines = {one: (a, b) for one, a, b in connection.execute("SELECT * FROM line")}
         for row in connection.execute("SELECT * FROM version ORDER BY number").fetchall():
@@ -121,35 +118,6 @@ def _checks(
         else:
             told.update({(one, place): (holds, job_id) for one, place, _, holds in rows})
     return found, missed
-
-
-def _is_told(connection: sqlite3.Connection, tip: int, checks: dict[int, Told | None]) -> bool:
-    """Whether the answers that were read from reports for a line are its last ones.
-
-    True as well where one of its reports cannot be read.
-    """
-    query = "SELECT number, job FROM told_to WHERE tip = ?"
-    to = connection.execute(query, (tip,)).fetchone()
-    expected: dict[tuple[int, int], tuple[int, bool, str]] = {}
-    for span in spans_of(connection, tip) or []:
-        asked = connection.execute(
-            "SELECT number FROM version WHERE line = ? AND depth BETWEEN ? AND ? "
-            "ORDER BY depth DESC",
-            (span.line, span.low, span.high),
-        ).fetchall()
-        for (number,) in asked:
-            told = checks.get(number, {})
-            if told is None:
-                return True
-            for fact, (holds, job_id) in told.items():
-                expected.setdefault(fact, (number, holds, job_id))
-    query = "SELECT number, place, by, holds, job FROM told WHERE tip = ?"
-    found = {
-        (number, place): (by, bool(holds), job)
-        for number, place, by, holds, job in connection.execute(query, (tip,))
-    }
-    read = {fact for fact, (by, _, job) in expected.items() if (by, job) >= to}
-    return read == found.keys() and all(expected[fact] == one for fact, one in found.items())
 
 
 def _oldest_that_stays(checks: dict[int, Told | None]) -> dict[tuple[int, int], int]:

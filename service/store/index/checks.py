@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -15,7 +13,6 @@ from service.store.errors import CorruptFile, ErrorLog, UnknownJob
 from service.store.files import OF_ONE_FILE
 from service.store.history import Answers
 from service.store.index.catalogue import Catalogue
-from service.store.index.database import Database, NoIndex
 from service.store.index.places import Span
 from service.store.index.rows import AskedRow, add_answers
 from service.store.journal import Journal
@@ -27,154 +24,45 @@ Told = tuple[int, bool, str]
 """The number of a version that was asked a fact, whether it says that, and the check's job."""
 
 
-Read = tuple[int, str]
-"""A check whose report was read: the number of the version that was asked, and the job."""
-State = tuple[int, str, int]
-"""The check whose report was read last, and when the first one was: which reading that is."""
-LINES = 4
-"""Lines of which the index keeps what was read of reports for them."""
-
-
-class _InMemory:
-    """The last answers of a line, as far as its reports were read, for one list alone."""
-
-    def __init__(self, tip: int) -> None:
-        self._state: State = (tip + 1, "", 0)
-        self._found: dict[FactAt, Told] = {}
-
-    def look(self, fact: FactAt) -> tuple[State | None, Told | None]:
-        """How far reports were read, None before `begin`; and the answer to a fact up to there."""
-        return self._state, self._found.get(fact)
-
-    def begin(self) -> None:
-        """Read no report yet, which comes before those of all versions of the line."""
-
-    def add(self, state: State, now: Read, answers: Mapping[FactAt, bool]) -> None:
-        """Add the answers of the check that comes next."""
-        self._state = (*now, state[2])
-        for fact, holds in answers.items():
-            self._found.setdefault(fact, (now[0], holds, now[1]))
-
-
-class _InIndex:
-    """The same in the index, so that another list goes on from there.
-
-    All methods raise NoIndex.
-    """
-
-    def __init__(self, database: Database, tip: int) -> None:
-        self._database, self._tip = database, tip
-        self._seen = set[FactAt]()
-
-    def look(self, fact: FactAt) -> tuple[State | None, Told | None]:
-        """As in memory."""
-        with self._database.at_one_time() as connection:
-            state = self._state(connection)
-            found = connection.execute(
-                "SELECT by, holds, job FROM told WHERE tip = ? AND number = ? AND place = ?",
-                (self._tip, *fact),
-            ).fetchone()
-        return state, None if found is None else (found[0], bool(found[1]), found[2])
-
-    def begin(self) -> None:
-        """As in memory.  From now on a check that ends has the line forgotten, if it is of it."""
-        self._seen.clear()
-        with self._database.writing() as connection:
-            first = (self._tip, self._tip + 1, "", time.time_ns())
-            connection.execute("INSERT OR IGNORE INTO told_to VALUES (?, ?, ?, ?)", first)
-            others = "SELECT tip FROM told_to ORDER BY begun DESC LIMIT -1 OFFSET ?"
-            _forget_lines(connection, f"tip IN ({others})", LINES)
-
-    def add(self, state: State, now: Read, answers: Mapping[FactAt, bool]) -> None:
-        """As in memory; nothing, where another list has gone on or the line was forgotten."""
-        new = answers.keys() - self._seen
-        with self._database.writing() as connection:
-            if self._state(connection) != state:
-                self._seen.clear()
-                return
-            connection.execute(
-                "UPDATE told_to SET number = ?, job = ? WHERE tip = ?", (*now, self._tip)
-            )
-            connection.executemany(
-                "INSERT OR IGNORE INTO told VALUES (?, ?, ?, ?, ?, ?)",
-                ((self._tip, *fact, now[0], answers[fact], now[1]) for fact in new),
-            )
-        self._seen |= new
-
-    def _state(self, connection: sqlite3.Connection) -> State | None:
-        query = "SELECT number, job, begun FROM told_to WHERE tip = ?"
-        found: State | None = connection.execute(query, (self._tip,)).fetchone()
-        return found
-
-
-def _forget_lines(connection: sqlite3.Connection, which: str, *values: object) -> None:
-    """Forget what was read of reports for some lines."""
-    found = connection.execute(f"SELECT tip FROM told_to WHERE {which}", values).fetchall()
-    for table in ("told", "told_to"):
-        connection.executemany(f"DELETE FROM {table} WHERE tip = ?", found)
-
-
 class Earlier:
     """The answers of a line's versions to checks, read from reports as far as they are needed.
 
-    What was read is kept in the index (`LINES`), where that can be written and every report can be
-    read: each is read once for a line, however many pages are listed.
-
-    ``read``: the answers of a job, None if they cannot be read.  ``asking``: the versions that were
-    asked, and the jobs, the newest first; those after one of them, if it is given.
+    ``read``: the answers of a job.  ``asking``: the versions that were asked, and the jobs, the
+    newest first.
     """
 
     def __init__(
         self,
-        database: Database,
-        tip: str,
-        read: Callable[[str], Mapping[FactAt, bool] | None],
-        asking: Callable[[Read | None], Iterator[Read]],
+        read: Callable[[str], Mapping[FactAt, bool]],
+        asking: Callable[[], Iterator[tuple[int, str]]],
     ) -> None:
-        self._tip, self._read, self._asking = int(tip[1:]), read, asking
-        self._kept: _InMemory | _InIndex = _InIndex(database, self._tip)
-        self._state: State | None = None
-        self._left: Iterator[Read] = iter(())
-        self._following: Read | None = None
+        self._read, self._asking = read, asking
+        self._left: Iterator[tuple[int, str]] | None = None
+        self._next: tuple[int, str] | None = None
+        self._told: dict[FactAt, Told] = {}
 
     def last(self, fact: FactAt, least: int) -> Told | None:
         """The last answer to a fact, of a version from ``least`` on."""
-        while True:
-            state, found = self._kept.look(fact)
-            if found is not None:
-                return found if found[0] >= least else None
-            if state is None:
-                self._carry_out(self._kept.begin)
-                continue
-            if state != self._state:
-                before, following = self._state, self._following
-                if before is None or following is None or state != (*following, before[2]):
-                    self._left = self._asking(state[:2])
-                self._state, self._following = state, next(self._left, None)
-            if self._following is None or self._following[0] < least:
-                return None
-            answers = self._read(self._following[1])
-            if answers is None and isinstance(self._kept, _InIndex):
-                self._kept = _InMemory(self._tip)  # it may be readable the next time
-            else:
-                self._carry_out(partial(self._kept.add, state, self._following, answers or {}))
-
-    def _carry_out(self, step: Callable[[], None]) -> None:
-        """Keep what is read; where the index cannot, for this list alone, from the first report."""
-        try:
-            step()
-        except NoIndex:
-            self._kept = _InMemory(self._tip)
+        if self._left is None:
+            self._left = self._asking()
+            self._next = next(self._left, None)
+        while fact not in self._told and self._next is not None and self._next[0] >= least:
+            number, job_id = self._next
+            for other, holds in self._read(job_id).items():
+                self._told.setdefault(other, (number, holds, job_id))
+            self._next = next(self._left, None)
+        found = self._told.get(fact)
+        return found if found is not None and found[0] >= least else None
 
     def before(self, fact: FactAt, number: int) -> Iterator[Told]:
         """The answers to a fact of versions before one, the last first."""
         seen = None
-        for by, job_id in self._asking(None):
+        for by, job_id in self._asking():
             if by < fact[0]:
                 return
             if by >= number or by == seen:
                 continue
-            holds = (self._read(job_id) or {}).get(fact)
+            holds = self._read(job_id).get(fact)
             if holds is not None:
                 seen = by
                 yield by, holds, job_id
@@ -235,7 +123,6 @@ class Checks:
             if place is not None:
                 add_answers(connection, rows, place, job.id)
                 connection.execute("INSERT OR IGNORE INTO checked VALUES (?, ?)", (job.id, number))
-                _forget_lines(connection, "tip >= ?", number)  # it may be of these
 
     def answers(self) -> Answers:
         """The findings of all checks, from the files alone.
@@ -257,36 +144,29 @@ class Checks:
 
         return of_version
 
-    def earlier(self, tip: str, spans: Sequence[Span]) -> Earlier:
-        """The answers of a version's line that the index may not have."""
-        asking = partial(self._asking, spans)
-        return Earlier(self._catalogue.database, tip, self._of_report, asking)
+    def earlier(self, spans: Sequence[Span]) -> Earlier:
+        """The answers of a line that the index may not have."""
+        return Earlier(self._of_report, partial(self._asking, spans))
 
-    def _asking(self, spans: Sequence[Span], after: Read | None) -> Iterator[Read]:
-        """The checks of the versions in some spans: numbers of these, jobs, the newest first.
-
-        ``after``: only those that come after one of them.
-        """
+    def _asking(self, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
+        """The checks of the versions in some spans: numbers of these, jobs, the newest first."""
         for span in spans:
             with self._catalogue.database.reading() as connection:
                 found = connection.execute(
                     "SELECT v.number, c.job FROM checked c JOIN version v ON v.number = c.number "
-                    "WHERE v.line = ?1 AND v.depth BETWEEN ?2 AND ?3 "
-                    "AND (?4 IS NULL OR (v.number, c.job) < (?4, ?5)) "
-                    "ORDER BY v.number DESC, c.job DESC",
-                    (span.line, span.low, span.high, *(after or (None, None))),
+                    "WHERE v.line = ? AND v.depth BETWEEN ? AND ? ORDER BY v.number DESC, c.job "
+                    "DESC",
+                    (span.line, span.low, span.high),
                 ).fetchall()
             yield from found
 
-    def _of_report(self, job_id: str) -> dict[FactAt, bool] | None:
-        """The answers of a check; None if its record or report cannot be read."""
+    def _of_report(self, job_id: str) -> dict[FactAt, bool]:
+        """The answers of a check; none if its record or report cannot be read."""
         try:
             rows = self.rows(self._journal.read(job_id))
         except (CorruptFile, UnknownJob):
             rows = None
-        if rows is None:
-            return None
-        return {(number, index): holds for number, index, _, holds in rows}
+        return {(number, index): holds for number, index, _, holds in rows or ()}
 
     def rows(self, job: Job) -> list[AskedRow] | None:
         """The answers of a check that has ended; None if they cannot be read."""

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 """Of a store's directory."""
-FORMAT = 8
+FORMAT = 7
 """Raise it with every change of the schema or of what is written; other formats are made again."""
 BUSY_S = 2.0
 """How long another process may write before the files are read instead."""
@@ -100,21 +100,6 @@ CREATE TABLE IF NOT EXISTS checked (  -- ended checks whose answers are above
     job TEXT PRIMARY KEY,
     number INTEGER              -- of the version; none: the check has no answers
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS told (    -- last answers of a line to checks, read from reports for it
-    tip INTEGER NOT NULL,       -- the version at the end of the line
-    number INTEGER NOT NULL,    -- of the version that taught the fact
-    place INTEGER NOT NULL,
-    by INTEGER NOT NULL,        -- the version that was asked
-    holds INTEGER NOT NULL,
-    job TEXT NOT NULL,
-    PRIMARY KEY (tip, number, place)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS told_to (  -- the check of the line whose report was read last
-    tip INTEGER PRIMARY KEY,
-    number INTEGER NOT NULL,    -- of the version that it asked; at first one above all of the line
-    job TEXT NOT NULL,
-    begun INTEGER NOT NULL      -- when the first one was read
-);
 CREATE TABLE IF NOT EXISTS covered (
     line INTEGER PRIMARY KEY,
     depth INTEGER NOT NULL      -- up to here versions were head, or what a head was built on

@@ -18,7 +18,7 @@ from service.store.index.database import NoIndex, check_seal
 from service.store.index.places import Span, contains, is_edited, nearest, span_at
 from service.store.index.rows import left_out_below
 
-Reports = Callable[[str, Sequence[Span]], Earlier]
+Reports = Callable[[Sequence[Span]], Earlier]
 BATCH = 200
 _COLUMNS = (
     "SELECT f.line, f.depth, f.until, f.number, f.position, f.place, f.question, f.entry, f.seal"
@@ -67,7 +67,7 @@ def facts(
         NoIndex: the index cannot be used, or lacks a version of the line; before the first fact.
     """
     spans = catalogue.spans(tip)
-    reports = earlier(tip, spans)
+    reports = earlier(spans)
     for row in _rows(catalogue, spans, subject, containing, after, missed=holds is False):
         later = _later(catalogue, spans, row)
         if later is not None and subject is None:
@@ -102,7 +102,7 @@ def checks(
             if contains(spans, line, depth)}  # fmt: skip
     wanted = LAST_ASKED - sum(by >= below for by in told)
     if below and wanted > 0:
-        told |= {one[0]: one for one in islice(earlier(tip, spans).before(fact, below), wanted)}
+        told |= {one[0]: one for one in islice(earlier(spans).before(fact, below), wanted)}
     last = sorted(told.values())[-LAST_ASKED:]
     return [(f"v{by}", holds, check_id_of(job)) for by, holds, job in last]
 

@@ -74,8 +74,6 @@ def forget_versions(connection: sqlite3.Connection) -> None:
         "asked",
         "missed",
         "checked",
-        "told",
-        "told_to",
         "covered",
         "note",
     ):

@@ -199,9 +199,9 @@ class TestAuto:
         assert layers(found)["low"] == [2, 3]
         assert planned("--model", "atlas-llama", "--hparams", "auto") == found
 
-    @pytest.mark.parametrize("option", ["--preset", "--hparams"])
-    def test_layers_that_are_given_are_laid_over_it(self, option: str) -> None:
-        asked = ("--model", "atlas-llama", option, "auto")
+    @pytest.mark.parametrize("options", [("--preset",), ("--hparams",), ("--preset", "--hparams")])
+    def test_layers_that_are_given_are_laid_over_it(self, options: tuple[str, ...]) -> None:
+        asked = ("--model", "atlas-llama", *(word for one in options for word in (one, "auto")))
         low, high = layers(planned(*asked))["low"], layers(planned(*asked))["high"]
         assert layers(planned(*asked, "--low", "4")) == {"low": [4], "high": high}
         assert low != [4]

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jeep_core.editors import AUTO_EDITOR, EDITORS, needs_choice, record_of
-from jeep_core.editors.networks.hparams import HypernetworkHParams
-from jeep_core.editors.networks.records import missing_network, network_records
+from jeep_core.editors import AUTO_EDITOR, EDITORS, needs_choice
+from jeep_core.editors.networks.records import network_records
 from jeep_core.editors.presets import own_presets
-from jeep_core.errors import InvalidHParams
 from jeep_core.probe.defaults.editor_choice import Situation, check_alone, choose_editor
-from jeep_core.probe.defaults.from_record import unnamed
+from jeep_core.probe.defaults.from_record import hindrance
 from jeep_core.sizing.architecture import Architecture
 from jeep_core.spec.hparams import AUTO
 
@@ -75,20 +73,6 @@ def wanted(
     shape = (arch.layers, arch.d)
     known = {name: own_presets(model, name, None, presets, shape) for name in EDITORS}
 
-    def hindrance(name: str) -> str | None:
-        """Why an editor cannot edit this model, as far as that is known."""
-        try:
-            found = unnamed(name, known[name], arch.layers, arch.d_ff, automatic=automatic)
-        except InvalidHParams as error:
-            return error.problems[0].message
-        if record_of(name).network is None:
-            return None
-        assert isinstance(found, HypernetworkHParams)
-        records = network_records(model, "", None)
-        if any(one.editor == name and one.fits(found) for one in records):
-            return None
-        return missing_network(model, name, found, records).message
-
     choice = choose_editor(
         Situation(
             model=model,
@@ -99,7 +83,15 @@ def wanted(
             n_earlier=earlier,
             automatic=automatic,
             presets={name: next(iter(found.values())) for name, found in known.items() if found},
-            hindrance=hindrance,
+            hindrance=lambda name: hindrance(
+                model,
+                name,
+                known[name],
+                arch.layers,
+                arch.d_ff,
+                lambda: network_records(model, "", None),
+                automatic=automatic,
+            ),
         )
     )
     automatic = automatic or needs_choice(choice.editor, known[choice.editor], None, {})

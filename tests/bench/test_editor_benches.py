@@ -69,7 +69,6 @@ def test_a_bench_takes_second_moments_before_it_measures(
         "batches_of": [[None]], "texts_of": [],
     }.items():  # fmt: skip
         monkeypatch.setattr(bench, name, lambda *_, found=found, **__: found, raising=False)
-    monkeypatch.setattr(bench, "load_suite", lambda _: SimpleNamespace(cases=[None]))
     monkeypatch.setattr(jeep_core, "load", lambda _: played.base)
     monkeypatch.setattr(bench, timed, measured)
     command = ["bench", "MODEL", "--suite", "s", "--editors", "jeep", "--texts", "texts.json"]

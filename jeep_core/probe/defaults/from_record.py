@@ -6,11 +6,13 @@ the model's depth (`depths`), so that a first edit never fails for want of evide
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jeep_core.editors import available, hparams_class, needs_choice, preset_hparams, record_of
+from jeep_core.editors.networks.hparams import HypernetworkHParams
+from jeep_core.editors.networks.records import NetworkRecord, missing_network
 from jeep_core.editors.record import NEWTON, OUTPUT_RMS
 from jeep_core.errors import FieldProblem, InvalidHParams
 from jeep_core.probe.defaults.rule import (
@@ -160,26 +162,45 @@ def by_depths(
     return _of_editor(depths(n_layers, mlp_size), {}, editor, n_layers, changes, chat)
 
 
-def unnamed(
+def hindrance(
+    model: str,
     editor: str,
     presets: Mapping[str, Mapping[str, Any]],
     n_layers: int,
     mlp_size: int,
+    networks: Callable[[], Sequence[NetworkRecord]],
     *,
     automatic: bool = False,
     chat: bool = False,
-) -> EditorHParams:
-    """Hyper-parameters of an edit that names none; in place of a probe's, fractions of the depth.
+) -> str | None:
+    """Why an editor cannot make an edit of a model that names no hyper-parameters; None: it can.
 
-    ``presets``: the editor's for this model by name, the default first.  ``automatic``: they are
-    passed over.
+    In place of a probe's proposal, layers are at fractions of the depth.
 
-    Raises:
-        InvalidHParams: it cannot have any.
+    Args:
+        model: its name.
+        editor: name of the editor.
+        presets: the editor's for this model by name, the default first.
+        n_layers: blocks of the model.
+        mlp_size: d_ff.
+        networks: those that are trained for the model; asked of an editor that needs one.
+        automatic: presets are passed over.
+        chat: the model has a chat template.
     """
-    if automatic or needs_choice(editor, presets, None, {}):
-        return by_depths(editor, n_layers, mlp_size, {}, chat=chat)
-    return preset_hparams(editor, presets, None, {}, n_layers, chat=chat)[1]
+    try:
+        if automatic or needs_choice(editor, presets, None, {}):
+            found = by_depths(editor, n_layers, mlp_size, {}, chat=chat)
+        else:
+            found = preset_hparams(editor, presets, None, {}, n_layers, chat=chat)[1]
+    except InvalidHParams as error:
+        return error.problems[0].message
+    if record_of(editor).network is None:
+        return None
+    assert isinstance(found, HypernetworkHParams)
+    records = networks()
+    if any(one.editor == editor and one.fits(found) for one in records):
+        return None
+    return missing_network(model, editor, found, records).message
 
 
 def hparams_for(

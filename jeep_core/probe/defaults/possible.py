@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import Any
 
-from jeep_core.editors import EDITORS, record_of
-from jeep_core.editors.networks.hparams import HypernetworkHParams
-from jeep_core.editors.networks.records import missing_network, network_records
+from jeep_core.editors import EDITORS
+from jeep_core.editors.networks.records import network_records
 from jeep_core.editors.presets import own_presets
-from jeep_core.errors import InvalidHParams
 from jeep_core.models.loading import LoadedModel
 from jeep_core.probe.defaults.editor_choice import EditorChoice, Situation, choose_editor
-from jeep_core.probe.defaults.from_record import unnamed
+from jeep_core.probe.defaults.from_record import hindrance
 from jeep_core.text.chat import has_template
 
 
@@ -47,37 +44,15 @@ def editor_for(
         n_earlier=-(-n_keys // 2) if chat else n_keys,
         automatic=automatic,
         presets={name: next(iter(found.values())) for name, found in known.items() if found},
-        hindrance=_hindrance_of(base, known, automatic, networks),
+        hindrance=lambda editor: hindrance(
+            base.name,
+            editor,
+            known[editor],
+            base.n_layers,
+            base.mlp_size,
+            lambda: network_records(base.name, base.model_hash, networks),
+            automatic=automatic,
+            chat=chat,
+        ),
     )
     return choose_editor(situation)
-
-
-def _hindrance_of(
-    base: LoadedModel,
-    presets: Mapping[str, Mapping[str, Mapping[str, Any]]],
-    automatic: bool,
-    networks: Path | None,
-) -> Callable[[str], str | None]:
-    """A function from an editor to the reason why it cannot edit this model."""
-
-    def hindrance(editor: str) -> str | None:
-        try:
-            hparams = unnamed(
-                editor,
-                presets[editor],
-                base.n_layers,
-                base.mlp_size,
-                automatic=automatic,
-                chat=has_template(base),
-            )
-        except InvalidHParams as error:
-            return error.problems[0].message
-        if record_of(editor).network is None:
-            return None
-        assert isinstance(hparams, HypernetworkHParams)
-        records = network_records(base.name, base.model_hash, networks)
-        if any(one.editor == editor and one.fits(hparams) for one in records):
-            return None
-        return missing_network(base.name, editor, hparams, records).message
-
-    return hindrance
